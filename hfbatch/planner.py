@@ -1,0 +1,131 @@
+"""JobSpec + Machine -> Plan: everything decided, nothing run.
+
+After it nothing reads the job file, a branch name or the environment again: the revision is a commit, files are
+listed with their fingerprints, the output schema is fixed, shards are cut, and it is known which are done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from hfbatch import hub
+from hfbatch.binding import bind
+from hfbatch.errors import AccessRefused, Conflict, SpecError
+from hfbatch.files import FileProblem, list_files
+from hfbatch.formats import FileRef, Inspected, inspect, unify
+from hfbatch.job import Job, canonical
+from hfbatch.ledger import Agreed, Ledger
+from hfbatch.limit import source_files
+from hfbatch.shards import Limits, Shard, SourceFile, cut, limits_for
+from hfbatch.spec import JobSpec, Loc, Machine
+from hfbatch.store import open_store
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job with every decision taken. Reading it changes nothing; `pipeline.run` carries it out."""
+
+    spec: JobSpec
+    machine: Machine
+    job: Job
+    files: Mapping[str, FileRef]  # by the path the job file names
+    shards: tuple[Shard, ...]
+    done: frozenset[str]  # ids of shards that are committed
+    agreed: Agreed | None  # the plan that ruled the output when this one was made
+    complete: bool  # _SUCCESS stands and speaks of these shards
+    new_generation: bool = False
+    conflict: str | None = None  # why `run` would refuse, if it would
+
+    @property
+    def todo(self) -> tuple[Shard, ...]:
+        """Shards that are not committed."""
+        return tuple(shard for shard in self.shards if shard.id not in self.done)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all shards, before `where`."""
+        return sum(shard.rows for shard in self.shards)
+
+
+def make_plan(
+    spec: JobSpec, machine: Machine, *, new_generation: bool = False, trust_remote_code: bool = False
+) -> Plan:
+    """Decide everything. Raises SpecError with every problem found, pointing at the key in the job file.
+
+    Reads footers, the model's config and tokenizer, and the state of the output; writes nothing.
+    """
+    _check_trust(spec, trust_remote_code)
+    model = _resolve_model(spec)
+    files, schema = _inspect_files(spec)
+    job = bind(spec, model, schema)
+    sources = source_files(files, spec.input.limit, spec.input.where, schema)
+    task = job.make_task()
+    limits = limits_for(
+        sum(source.rows for source in sources), machine.shard_rows, machine.shard_bytes, task.max_bytes_per_row()
+    )
+    refs = {file.file.path: FileRef.of(file, job.input_schema) for file in files}
+    plan = Plan(spec, machine, job, refs, (), frozenset(), None, False, new_generation)
+    return _with_state(plan, sources, limits)
+
+
+def _with_state(plan: Plan, sources: list[SourceFile], limits: Limits) -> Plan:
+    """The plan against what stands in the output: the cut that rules, what is done, what forbids a run."""
+    store = open_store(plan.job.output)
+    ledger = Ledger(store)
+    agreed = ledger.agreed()
+    same = agreed is not None and agreed.generation == plan.job.generation
+    shards = cut(sources, limits, plan.job.where, agreed.shards if agreed and same else ())
+    done = ledger.committed(plan.job.generation) & {shard.id for shard in shards}
+    success = ledger.success() if same and agreed and agreed.shards == shards and len(done) == len(shards) else None
+    complete = success is not None and success["generation"] == plan.job.generation
+    conflict = None
+    if agreed is not None and not same and not plan.new_generation:
+        conflict = _difference(plan.job, ledger.identity(agreed.generation), store.url(""))
+    elif foreign := ledger.foreign():
+        conflict = f"{store.url(foreign[0])}: not written by hfbatch; move it out of data/ or take another output.path"
+    return replace(plan, shards=shards, done=frozenset(done), agreed=agreed, complete=complete, conflict=conflict)
+
+
+def _check_trust(spec: JobSpec, allowed: bool) -> None:
+    if spec.model.trust_remote_code and not allowed:
+        raise AccessRefused(
+            f"{spec.model.id!r}: model.trust_remote_code runs code from the model's repository on every worker; "
+            "read that code, then add --trust-remote-code to the command"
+        )
+
+
+def _resolve_model(spec: JobSpec) -> hub.PinnedModel:
+    try:
+        return hub.resolve_model(spec.model)
+    except hub.ModelProblem as problem:
+        raise SpecError([spec.origin.problem(("model", problem.key), problem.message, problem.fix)]) from problem
+
+
+def _inspect_files(spec: JobSpec) -> tuple[list[Inspected], pa.Schema]:
+    """All files of the input with their schemas, and the schema that holds for all of them."""
+    try:
+        files = [inspect(file) for file in list_files(spec.input.paths, spec.input.format)]
+        return files, unify(files)
+    except FileProblem as problem:
+        loc: Loc = ("input", "path") if isinstance(spec.input.path, str) else ("input", "path", problem.index)
+        raise SpecError([spec.origin.problem(loc, problem.message, problem.fix)]) from problem
+
+
+def _difference(job: Job, found: Mapping[str, Any], place: str) -> str:
+    """What a changed spec changed, with both sides and the ways out."""
+    lines = [f"{place}: made by another spec, and outputs never mix:"]
+    for name, value in job.identity.items():
+        if name in found and found[name] != value:
+            lines.append(f"  {name}: there {canonical(found[name])}, now {canonical(value)}")
+    lines.append("  take another output.path, undo the change, or replace all of it with --new-generation")
+    return "\n".join(lines)
+
+
+def check_no_conflict(plan: Plan) -> None:
+    """Conflict if this plan may not run."""
+    if plan.conflict is not None:
+        raise Conflict(plan.conflict)

@@ -1,0 +1,73 @@
+"""Shards -> blocks of rows: each shard becomes one Arrow table whose rows carry their number, and the shard's ticket.
+
+Read by Ray tasks; memory is that of one shard, whatever the size of the file.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+
+from hfbatch import columns as col
+from hfbatch.formats import FileRef, read_rows
+from hfbatch.job import Job
+from hfbatch.limit import matches
+from hfbatch.sequences import Array
+from hfbatch.shards import Shard
+
+
+def dataset(shards: Sequence[Shard], files: Mapping[str, FileRef]) -> ray.data.Dataset:
+    """One row and one block a shard, in order; `ReadShard` turns it into the shard's rows."""
+    items = []
+    for shard in shards:
+        refs = [files[piece.path].part(piece.start, piece.stop) for piece in shard.pieces]
+        items.append({"shard": pickle.dumps((shard, refs))})
+    return ray.data.from_items(items, override_num_blocks=len(items))
+
+
+class ReadShard:
+    """A callable of blocks: a packed shard in, its rows out."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        """One table a shard, with row numbers, an empty error column and the ticket."""
+        for packed in block["shard"].to_pylist():
+            shard, refs = pickle.loads(packed)
+            yield self.read(shard, refs)
+
+    def read(self, shard: Shard, refs: Sequence[FileRef]) -> pa.Table:
+        """The shard's rows that pass `where`. One without rows gives a single row that stands for it."""
+        started = time.perf_counter()
+        batches = list(self._batches(shard, refs))
+        schema = self.job.input_schema.append(pa.field(col.ROW, pa.int64()))
+        table = pa.Table.from_batches(batches, schema=schema)
+        rows = table[col.ROW].to_numpy()
+        stats = {"read_s": time.perf_counter() - started, "read_bytes": table.nbytes}
+        pieces = [(piece.path, piece.start, piece.stop) for piece in shard.pieces]
+        ticket = col.Ticket(shard.id, len(table), col.digest(rows), pieces, stats)
+        if not len(table):
+            nothing = {entry.name: pa.nulls(1, entry.type) for entry in self.job.input_schema}
+            table = pa.table({**nothing, col.ROW: pa.array([col.EMPTY_ROW], pa.int64())}, schema=schema)
+        table = table.append_column(col.ERROR, pa.nulls(len(table), pa.string()))
+        return ticket.on(table.combine_chunks())
+
+    def _batches(self, shard: Shard, refs: Sequence[FileRef]) -> Iterator[pa.RecordBatch]:
+        names, schema, number = self.job.input_schema.names, self.job.input_schema, 0
+        for piece, ref in zip(shard.pieces, refs, strict=True):
+            for batch in read_rows(ref, piece.start, piece.stop, names):
+                rows: Array = np.arange(number, number + len(batch), dtype=np.int64)
+                number += len(batch)
+                if self.job.where is not None:
+                    kept = matches(batch, self.job.where, schema)
+                    batch, rows = batch.take(pa.array(kept)), rows[kept]
+                arrays = [batch[name].cast(schema.field(name).type) for name in names]
+                yield pa.RecordBatch.from_arrays(
+                    [*arrays, pa.array(rows)], schema=schema.append(pa.field(col.ROW, pa.int64()))
+                )

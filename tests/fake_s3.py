@@ -1,0 +1,110 @@
+"""A real S3 server (moto) on loopback, with faults on request.
+
+with fake_s3() as s3:
+    open_store(f"{s3.url}/out")       # plain s3:// URLs work here and in child processes
+    s3.faults.append(Fault("PUT", 503))
+    s3.faults.append(Fault("PUT", UNHEARD))   # the write lands, its answer is lost
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import boto3
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
+
+UNHEARD = -1
+SILENT = -2
+_CODES = {403: "AccessDenied", 409: "ConditionalRequestConflict", 500: "InternalError", 503: "SlowDown"}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The next request with this method fails once: with an HTTP status, UNHEARD (it took effect), or SILENT."""
+
+    method: str
+    status: int
+
+
+@dataclass
+class FakeS3:
+    """The running server. `url` is a bucket; `requests` are (method, path with query), in order of arrival."""
+
+    url: str
+    endpoint: str
+    env: dict[str, str]
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def wrap(self, app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+        """`app` with the faults in front of it."""
+        lock = threading.Lock()
+
+        def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            method = environ["REQUEST_METHOD"]
+            with lock:
+                self.requests.append((method, environ["PATH_INFO"] + "?" + environ.get("QUERY_STRING", "")))
+                fault = next((fault for fault in self.faults if fault.method == method), None)
+                if fault is not None:
+                    self.faults.remove(fault)
+            if fault is None:
+                return app(environ, start_response)
+            if fault.status == SILENT:
+                self.closing.wait()
+                raise ConnectionAbortedError("no answer on purpose")
+            if fault.status == UNHEARD:
+                list(app(environ, lambda *_: None))
+                environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+                raise ConnectionAbortedError("the answer is lost on purpose")
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            code = _CODES[fault.status]
+            start_response(f"{fault.status} {code}", [("Content-Type", "application/xml")])
+            return [f"<Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()]
+
+        return answer
+
+
+class _QuietHandler(MotoRequestHandler):
+    """No access log; a lost answer is a closed connection, not a page with a traceback."""
+
+    def log(self, type: str, message: str, *args: Any) -> None:
+        """Nothing: the tests read `requests` instead."""
+
+
+@contextmanager
+def fake_s3(bucket: str = "bucket") -> Iterator[FakeS3]:
+    """Serve S3 until the block ends, with AWS_* set for this process and its children."""
+    s3 = FakeS3(url=f"s3://{bucket}", endpoint="", env={})
+    app = s3.wrap(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_QuietHandler)
+    s3.endpoint = f"http://127.0.0.1:{server.server_port}"
+    s3.env.update(
+        AWS_ENDPOINT_URL=s3.endpoint,
+        AWS_ACCESS_KEY_ID="fake-key",
+        AWS_SECRET_ACCESS_KEY="fake-secret",
+        AWS_DEFAULT_REGION="us-east-1",
+        AWS_EC2_METADATA_DISABLED="true",
+        NO_PROXY="127.0.0.1,localhost",
+    )
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        with mock.patch.dict(os.environ, s3.env):
+            client = boto3.client("s3", endpoint_url=s3.endpoint)
+            client.create_bucket(Bucket=bucket)
+            client.close()
+            yield s3
+    finally:
+        s3.closing.set()
+        server.shutdown()
+        server.server_close()
+        thread.join(10)

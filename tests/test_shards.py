@@ -1,0 +1,80 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hfbatch.formats import Block
+from hfbatch.shards import Limits, Piece, Shard, SourceFile, cut, limits_for
+
+blocks = st.lists(st.builds(Block, st.integers(0, 60), st.integers(0, 4000)), max_size=5)
+
+
+def files_of(content):
+    return [SourceFile(f"f{i:02}", f"v{i}", tuple(blocks)) for i, blocks in enumerate(content)]
+
+
+def rows_of(shards):
+    return sorted((p.path, p.fingerprint, row) for s in shards for p in s.pieces for row in range(p.start, p.stop))
+
+
+def all_rows(files):
+    return sorted((file.path, file.fingerprint, row) for file in files for row in range(file.rows))
+
+
+@given(st.lists(blocks, max_size=6), st.integers(1, 100), st.integers(100, 5000))
+def test_every_row_is_in_exactly_one_shard_within_the_limits(content, rows, nbytes):
+    files = files_of(content)
+    shards = cut(files, Limits(rows, nbytes))
+    assert rows_of(shards) == all_rows(files)
+    assert all(0 < shard.rows <= rows for shard in shards)
+    assert cut(files, Limits(rows, nbytes)) == shards
+
+
+@given(st.lists(blocks, min_size=1, max_size=6), st.integers(1, 100), st.integers(1, 100), st.integers(0, 5))
+def test_another_limit_or_a_changed_file_leaves_good_shards_as_they_are(content, rows, other_rows, changed):
+    """Only rows that no good shard covers are cut anew, and again each row is in exactly one."""
+    files = files_of(content)
+    before = cut(files, Limits(rows, 10**9))
+    assert cut(files, Limits(other_rows, 10**9), previous=before) == before
+    changed %= len(files)
+    now = [SourceFile(f.path, "new" if i == changed else f.fingerprint, f.blocks) for i, f in enumerate(files)]
+    now.append(SourceFile("zz", "v", (Block(30, 100),)))
+    after = cut(now, Limits(other_rows, 10**9), previous=before)
+    assert rows_of(after) == all_rows(now)
+    untouched = {s for s in before if all(piece.path != files[changed].path for piece in s.pieces)}
+    assert untouched <= set(after)
+
+
+def test_small_files_share_a_shard_and_a_large_one_is_cut_along_its_row_groups():
+    small = [SourceFile(f"a{i}", "v", (Block(10, 10),)) for i in range(3)]
+    large = SourceFile("b", "v", (Block(60, 60), Block(60, 60), Block(60, 60)))
+    shards = cut([*small, large], Limits(100, 10**9))
+    assert [[(p.path, p.start, p.stop) for p in s.pieces] for s in shards] == [
+        [("a0", 0, 10), ("a1", 0, 10), ("a2", 0, 10)],
+        [("b", 0, 60)],
+        [("b", 60, 120)],
+        [("b", 120, 180)],
+    ]
+
+
+def test_a_row_group_over_the_limit_is_cut_into_equal_parts():
+    shards = cut([SourceFile("a", "v", (Block(250, 10),))], Limits(100, 10**9))
+    assert [shard.rows for shard in shards] == [83, 83, 84]
+
+
+def test_bytes_limit_a_shard_as_rows_do():
+    shards = cut([SourceFile("a", "v", (Block(100, 1000),))], Limits(1000, 300))
+    assert [shard.rows for shard in shards] == [25, 25, 25, 25]
+
+
+def test_the_id_depends_on_content_and_filter_alone():
+    piece = Piece("a", "v", 0, 10)
+    assert Shard.of([piece], None).id == Shard.of([piece], None).id
+    others = [Piece("b", "v", 0, 10), Piece("a", "w", 0, 10), Piece("a", "v", 0, 11), Piece("a", "v", 1, 10)]
+    ids = {Shard.of([piece], None).id, Shard.of([piece], "x > 1").id, *(Shard.of([p], None).id for p in others)}
+    assert len(ids) == 6
+
+
+def test_a_small_input_is_cut_finer_so_that_actors_share_it_and_little_is_repeated():
+    assert limits_for(6000, 16384, 1, 1).rows == 8
+    assert limits_for(6000, 16384, 10**8, 100).rows == 1024
+    assert limits_for(10**9, 16384, 10**8, 100).rows == 16384
+    assert limits_for(10**9, 16384, 64 << 20, 786_432).rows == 682

@@ -1,0 +1,337 @@
+"""store.py and store_remote.py: one contract, checked on a local disk and on a real S3 server."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hfbatch import store_remote
+from hfbatch.errors import AccessRefused, StorageError, UnsafeStore
+from hfbatch.store import LocalStore, Store, open_store
+from hfbatch.store_errors import redact
+from hfbatch.store_remote import FsspecStore
+from tests.fake_s3 import SILENT, UNHEARD, FakeS3, Fault, fake_s3
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[FakeS3]:
+    with fake_s3() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_remote, "RETRY_SECONDS", (0.01, 0.01))
+
+
+@pytest.fixture
+def bucket(s3: FakeS3, tmp_path: Path) -> Store:
+    s3.faults.clear()
+    s3.requests.clear()
+    return open_store(f"{s3.url}{tmp_path}")
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "out")) if request.param == "local" else request.getfixturevalue("bucket")
+
+
+def test_the_first_put_creates_and_the_second_is_refused(store: Store) -> None:
+    assert store.put_if_absent("commits/a.json", b"first") is True
+    assert store.put_if_absent("commits/a.json", b"second") is False
+    assert store.get("commits/a.json") == b"first"
+
+
+def test_a_file_is_put_whole_and_stays_where_it_was(store: Store, tmp_path: Path) -> None:
+    spool = tmp_path / "spool.parquet"
+    spool.write_bytes(os.urandom(3_000_000))
+    assert store.put_if_absent("data/x.parquet", spool) is True
+    spool_bytes = spool.read_bytes()
+    spool.write_bytes(b"reused by the next shard")
+    assert store.get("data/x.parquet") == spool_bytes
+    assert store.put_if_absent("data/x.parquet", spool) is False
+
+
+def test_an_empty_object_is_an_object(store: Store) -> None:
+    assert store.put_if_absent("empty", b"")
+    assert store.get("empty") == b""
+    assert store.size("empty") == 0
+    assert not store.put_if_absent("empty", b"more")
+
+
+def test_put_replaces(store: Store) -> None:
+    store.put("_hfbatch/CURRENT", b"one")
+    store.put("_hfbatch/CURRENT", b"two, longer")
+    assert store.get("_hfbatch/CURRENT") == b"two, longer"
+
+
+def test_what_is_absent_reads_as_none_and_lists_as_nothing(store: Store) -> None:
+    assert store.get("no/such") is None
+    assert store.size("no/such") is None
+    assert store.list("no/such") == []
+    store.put("a", b"x")
+    assert store.get("a/below-a-file") is None
+    assert store.list("a") == []
+    store.delete(["no/such", "a/below-a-file"])
+
+
+def test_names_are_listed_below_a_folder_sorted_and_fresh(store: Store) -> None:
+    for name in ("data/b", "data/a/deep", "data/a!", "database/c", "top"):
+        store.put(name, b"x")
+    assert store.list("data") == ["data/a!", "data/a/deep", "data/b"]
+    open_store(store.url()).put("data/from-another-process", b"x")
+    assert "data/from-another-process" in store.list("data")
+    store.delete(["data/b"])
+    assert store.list("data") == ["data/a!", "data/a/deep", "data/from-another-process"]
+    assert set(store.list("")) >= {"top", "database/c"}
+
+
+def test_size_and_deletion(store: Store) -> None:
+    store.put("x", b"12345")
+    assert store.size("x") == 5
+    store.delete(["x", "x"])
+    assert store.get("x") is None
+    assert store.size("x") is None
+
+
+@pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/.", "./a", "a/", "a\0b"])
+def test_a_name_may_not_leave_the_root(store: Store, name: str) -> None:
+    for operation in (
+        store.get,
+        store.size,
+        store.open_input,
+        lambda n: store.put(n, b""),
+        lambda n: store.delete([n]),
+    ):
+        with pytest.raises(ValueError, match="no name in a store"):
+            operation(name)
+    with pytest.raises(ValueError, match="no name in a store"):
+        store.put_if_absent(name, b"")
+
+
+def test_parquet_is_read_through_open_input(store: Store, tmp_path: Path) -> None:
+    table = pa.table({"n": range(100_000), "text": [f"row {n}" for n in range(100_000)]})
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=20_000)
+    store.put_if_absent("t.parquet", tmp_path / "t.parquet")
+    with store.open_input("t.parquet") as file:
+        parquet = pq.ParquetFile(file)
+        assert parquet.read_row_group(3, columns=["n"])["n"][0].as_py() == 60_000
+        assert parquet.read().equals(table)
+        assert file.seek(-4, os.SEEK_END) > 0
+        assert file.read() == b"PAR1"
+        assert file.read() == b""
+
+
+def test_opening_what_is_absent_names_it(store: Store) -> None:
+    with pytest.raises(StorageError, match=r"cannot read .*no/such\.parquet.*check the path"):
+        store.open_input("no/such.parquet")
+
+
+def test_one_of_eight_threads_wins(store: Store) -> None:
+    stores = [pickle.loads(pickle.dumps(store)) for _ in range(8)]
+    for name in ("race/1", "race/2", "race/3"):
+        with ThreadPoolExecutor(8) as pool:
+            puts = [pool.submit(stores[i].put_if_absent, name, b"by %d" % i) for i in range(8)]
+        won = [put.result() for put in puts]
+        assert won.count(True) == 1
+        assert store.get(name) == b"by %d" % won.index(True)
+
+
+def test_one_of_four_processes_wins_each_name(store: Store) -> None:
+    code = textwrap.dedent("""
+        import pickle, sys
+        store = pickle.loads(bytes.fromhex(sys.argv[1]))
+        sys.stdout.write("".join("01"[store.put_if_absent(f"p/{n}", sys.argv[2].encode())] for n in range(20)))
+    """)
+    command = [sys.executable, "-c", code, pickle.dumps(store).hex()]
+    children = [subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, text=True) for n in range(4)]
+    wins = [child.communicate(timeout=60)[0] for child in children]
+    for n in range(20):
+        assert [win[n] for win in wins].count("1") == 1
+        assert store.get(f"p/{n}") == str([win[n] for win in wins].index("1")).encode()
+
+
+def test_the_probe_passes_and_leaves_nothing(store: Store) -> None:
+    store.probe()
+    assert store.list("") == []
+
+
+# local disk
+
+
+def test_no_temporary_file_is_left(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put_if_absent("a", b"1")
+    store.put_if_absent("a", b"2")
+    store.put("a", b"3")
+    assert store.list("") == ["a"]
+
+
+def test_a_lost_answer_to_link_still_counts_as_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def link_and_lose_the_answer(source: Path, target: Path) -> None:
+        link(source, target)
+        raise FileExistsError(errno.EEXIST, "File exists")
+
+    monkeypatch.setattr(os, "link", link_and_lose_the_answer)
+    assert open_store(str(tmp_path)).put_if_absent("a", b"1") is True
+
+
+def test_a_disk_without_hard_links_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(UnsafeStore, match=r"no hard links.*use a local disk, or an S3-compatible bucket") as caught:
+        open_store(str(tmp_path)).probe()
+    assert caught.value.exit_code == 78
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "text"),
+    [
+        (errno.ENOSPC, StorageError, "the disk is full; free space"),
+        (errno.EDQUOT, StorageError, "the disk is full; free space"),
+        (errno.EACCES, AccessRefused, "grant this user the right"),
+        (errno.EIO, StorageError, "check the path, the disk"),
+    ],
+)
+def test_a_failing_disk_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception], text: str
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(kind, match=text) as caught:
+        open_store(str(tmp_path)).put_if_absent("a/b", b"1")
+    assert f"{tmp_path}/a/b" in str(caught.value)
+    monkeypatch.undo()
+    assert open_store(str(tmp_path)).list("") == []
+
+
+def test_paths_and_file_urls_are_local_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url in ("out", str(tmp_path / "out"), f"file://{tmp_path}/out", f"local://{tmp_path}/out"):
+        store = open_store(url)
+        assert isinstance(store, LocalStore)
+        assert store.url("a") == f"{tmp_path}/out/a"
+
+
+# remote
+
+
+@pytest.mark.parametrize("status", [500, 503, 409, UNHEARD])
+def test_transient_errors_are_tried_again(bucket: Store, s3: FakeS3, status: int) -> None:
+    bucket.put("x", b"x")
+    s3.faults += [Fault("GET", status), Fault("GET", status)]
+    assert bucket.get("x") == b"x"
+
+
+@pytest.mark.parametrize("status", [500, 503, 409])
+def test_a_refused_first_attempt_is_put_again(bucket: Store, s3: FakeS3, status: int) -> None:
+    s3.faults.append(Fault("PUT", status))
+    assert bucket.put_if_absent("x", b"mine") is True
+    assert bucket.put_if_absent("x", b"other") is False
+    assert bucket.get("x") == b"mine"
+
+
+def test_a_put_that_succeeded_unheard_is_safe_to_repeat(bucket: Store, s3: FakeS3) -> None:
+    s3.faults.append(Fault("PUT", UNHEARD))
+    assert bucket.put_if_absent("x", b"mine") is False  # as the contract says: compare the content
+    assert bucket.get("x") == b"mine"
+
+
+def test_a_silent_server_is_given_up_and_asked_again(
+    bucket: Store, s3: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.put("warm", b"")
+    monkeypatch.setattr(store_remote, "CALL_SECONDS", 0.5)
+    s3.faults += [Fault("PUT", SILENT), Fault("GET", SILENT)]
+    assert bucket.put_if_absent("x", b"mine") is True
+    assert bucket.get("x") == b"mine"
+
+
+def test_the_probe_is_not_fooled_by_a_lost_answer(bucket: Store, s3: FakeS3) -> None:
+    s3.faults.append(Fault("PUT", UNHEARD))
+    bucket.probe()
+
+
+def test_retries_end(bucket: Store, s3: FakeS3) -> None:
+    s3.faults += [Fault("PUT", 503)] * 9
+    with pytest.raises(StorageError, match=r"cannot write s3://bucket/.*/x: SlowDown, HTTP 503; .*run again"):
+        bucket.put_if_absent("x", b"x")
+    assert [method for method, _ in s3.requests] == ["PUT"] * 3
+
+
+def test_refused_credentials_are_not_retried(bucket: Store, s3: FakeS3) -> None:
+    s3.faults.append(Fault("PUT", 403))
+    with pytest.raises(AccessRefused, match=r"AccessDenied, HTTP 403; log in, or grant") as caught:
+        bucket.put_if_absent("x", b"x")
+    assert caught.value.exit_code == 77
+    assert len(s3.requests) == 1
+
+
+def test_a_missing_bucket_is_named(s3: FakeS3) -> None:
+    with pytest.raises(StorageError, match=r"s3://nobody-made-this/x: NoSuchBucket, HTTP 404.*must exist"):
+        open_store("s3://nobody-made-this").put_if_absent("x", b"x")
+
+
+def test_a_large_object_is_one_conditional_request(bucket: Store, s3: FakeS3) -> None:
+    body = bytes(101 << 20)  # over s3fs' own threshold for multipart
+    assert bucket.put_if_absent("large", body) is True
+    assert bucket.put_if_absent("large", body) is False
+    assert [method for method, _ in s3.requests] == ["PUT", "PUT"]
+
+
+def test_a_store_that_ignores_the_condition_is_refused(bucket: FsspecStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = bucket.fs._pipe_file
+    monkeypatch.setattr(bucket.fs, "_pipe_file", lambda path, data, mode, chunksize: pipe(path, data))
+    with pytest.raises(UnsafeStore, match=r"second put-if-absent of one name was not refused.*use a local disk"):
+        bucket.probe()
+    assert bucket.list("") == []
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [("memory://out", "lives in one process"), ("ftp://user:secret@host/out", "ftp:// has no atomic put-if-absent")],
+)
+def test_stores_without_an_atomic_create_are_refused(url: str, text: str) -> None:
+    with pytest.raises(UnsafeStore, match=text) as caught:
+        open_store(url).probe()
+    assert "use a local disk, or an S3-compatible bucket" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_unknown_protocol_is_an_error_that_names_it() -> None:
+    with pytest.raises(StorageError, match=r"cannot open nonsense://x: .*nonsense"):
+        open_store("nonsense://x")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("s3://bucket/a/b", "s3://bucket/a/b"),
+        ("s3://key:secret@bucket/a", "s3://bucket/a"),
+        ("s3://key:se/cr?et@bucket/a", "s3://bucket/a"),
+        ("https://hf_secret@host/x", "https://host/x"),
+        ("https://host/x?sig=secret#secret", "https://host/x"),
+        ("zip://a.zip::s3://k:secret@bucket/a?secret", "zip://a.zip::s3://bucket/a"),
+        ("hf://datasets/owner/name@rev/x", "hf://datasets/owner/name@rev/x"),
+        ("/plain/path?x@y", "/plain/path?x@y"),
+    ],
+)
+def test_secrets_are_cut_from_urls(url: str, shown: str) -> None:
+    assert redact(url) == shown
