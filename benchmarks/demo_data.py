@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-FILES, ROWS = 4, 6000
+FILES, ROWS = 4, 5000
 
 
 def package_folder(name: str) -> Path:

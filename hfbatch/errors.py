@@ -32,7 +32,7 @@ class Problem:
     excerpt: str | None = None  # the source line, indented by its number, with a caret below
 
     def __str__(self) -> str:
-        subject = f"{self.key}: " if self.key and self.key != self.place else ""
+        subject = f"{self.key}: " if self.key and not self.place.endswith(self.key) else ""
         lines = [f"{self.place}: {subject}{self.message}"]
         if self.excerpt:
             lines.append(self.excerpt + (f" fix: {self.fix}" if self.fix else ""))

@@ -159,7 +159,7 @@ def _list_entry(entry: _Entry, format: InputFormat | None) -> Iterator[ListedFil
     matches: dict[str, Mapping[str, Any]] = entry.fs.glob(entry.path, detail=True)
     shown = {path: info for path, info in matches.items() if not _is_hidden(path[len(entry.root) :], entry.text)}
     recursive = "**" in entry.text
-    wanted = {path: info for path, info in shown.items() if not (recursive and info["type"] == "directory")}
+    wanted = {path: info for path, info in shown.items() if not (recursive and _is_folder(path, info))}
     if not wanted:
         raise _missing(entry)
     for path, info in wanted.items():
@@ -216,7 +216,12 @@ def _endings(format: InputFormat | None) -> str:
 
 def _files_below(fs: Any, folder: str) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = fs.find(folder, detail=True)
-    return {path: info for path, info in found.items() if info["type"] != "directory"}
+    return {path: info for path, info in found.items() if not _is_folder(path, info) and path != folder}
+
+
+def _is_folder(path: str, info: Mapping[str, Any]) -> bool:
+    """A directory, or the empty object whose name ends with a slash, by which consoles make one in a bucket."""
+    return info["type"] == "directory" or path.endswith("/")
 
 
 def _folder_fingerprint(fs: Any, folder: str) -> str:

@@ -189,12 +189,13 @@ def _inspect_parquet(file: ListedFile) -> tuple[pa.Schema, list[Block]]:
 
 
 def _read_parquet(ref: FileRef, present: pa.Schema) -> Iterator[pa.RecordBatch]:
-    # A row group at a time, buffered: pre_buffer would hold all its columns, however large, in memory.
-    with open_seekable(ref.file.url) as source, pq.ParquetFile(source, buffer_size=_BUFFER_BYTES) as parquet:
-        for index in range(len(ref.blocks)):
-            yield from parquet.iter_batches(
-                _batch_rows(ref), row_groups=[ref.first_block + index], columns=present.names, use_threads=False
-            )
+    # pre_buffer (the default) would hold a whole row group, however large
+    with (
+        open_seekable(ref.file.url) as source,
+        pq.ParquetFile(source, buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet,
+    ):
+        for index in range(ref.first_block, ref.first_block + len(ref.blocks)):
+            yield from parquet.iter_batches(_batch_rows(ref), [index], present.names, use_threads=False)
 
 
 # arrow

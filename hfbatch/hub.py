@@ -22,7 +22,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, not in __all__
 
 from hfbatch.errors import HfbatchError, StorageError
-from hfbatch.hub_errors import ModelProblem, endpoint, hub_failures, hub_host, is_transient, offline_failure
+from hfbatch.hub_errors import ModelProblem, endpoint, hub_failures, hub_host, is_offline, is_transient, offline_failure
 from hfbatch.spec import ModelSpec
 from hfbatch.store_errors import redact
 from hfbatch.store_remote import with_retries
@@ -97,12 +97,6 @@ def directory_digest(folder: Path) -> str:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         total.update(f"{digest}  {path.relative_to(folder).as_posix()}\0".encode(errors="surrogateescape"))
     return f"sha256:{total.hexdigest()}"
-
-
-def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE is set, now or when huggingface_hub was imported."""
-    now = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    return now or bool(constants.HF_HUB_OFFLINE)
 
 
 def _pin_directory(spec: ModelSpec, path: Path) -> PinnedModel:
@@ -223,17 +217,14 @@ def _resolve_in_cache(model_id: str, revision: str | None) -> str:
 
 
 def _download(model: PinnedModel, patterns: list[str]) -> str:
-    with hub_failures(model.id, model.commit):
-        return with_retries(
-            lambda: snapshot_download(
-                model.id,
-                revision=model.commit,
-                allow_patterns=patterns,
-                ignore_patterns=list(NOT_OURS),
-                endpoint=endpoint(),
-                local_files_only=is_offline(),
-            ),
-            is_transient,
+    with hub_failures(model.id, model.commit):  # snapshot_download repeats each of its requests itself
+        return snapshot_download(
+            model.id,
+            revision=model.commit,
+            allow_patterns=patterns,
+            ignore_patterns=list(NOT_OURS),
+            endpoint=endpoint(),
+            local_files_only=is_offline(),
         )
 
 

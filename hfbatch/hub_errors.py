@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from huggingface_hub import constants
+from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
     GatedRepoError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -45,6 +46,12 @@ class ModelProblem(HfbatchError):
 def endpoint() -> str:
     """The Hub's address, from the environment as it is now (huggingface_hub reads it at import only)."""
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE is set, now or when huggingface_hub was imported."""
+    now = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    return now or bool(constants.HF_HUB_OFFLINE)
 
 
 def hub_host() -> str:
@@ -88,7 +95,8 @@ def _meaning(error: Exception, model_id: str, revision: str | None) -> HfbatchEr
         return AccessRefused(f"{model_id} is gated: ask for access at {where}, then {LOG_IN}")
     if _any(chain, DisabledRepoError):
         return ModelProblem("id", f"{model_id} was disabled on {hub_host()}", "choose another model")
-    if _any(chain, RepositoryNotFoundError):
+    # The Hub answers 401 to strangers for what is missing or private; huggingface_hub knows so for https:// only.
+    if _any(chain, RepositoryNotFoundError) or (status == 401 and get_token() is None):
         fix = f"check the spelling; if the model is private, {LOG_IN}"
         return ModelProblem("id", f"no model '{model_id}' on {hub_host()}, or it is private", fix)
     if _any(chain, RevisionNotFoundError):
@@ -96,7 +104,7 @@ def _meaning(error: Exception, model_id: str, revision: str | None) -> HfbatchEr
         return ModelProblem("revision", message, "write a branch, a tag or a commit that exists")
     if status in (401, 403):
         return AccessRefused(f"{hub_host()} refused the token for {model_id} (HTTP {status}); {LOG_IN} again")
-    if _any(chain, OfflineModeIsEnabled):
+    if _any(chain, OfflineModeIsEnabled) or (is_offline() and _any(chain, LocalEntryNotFoundError)):
         return offline_failure(model_id, revision)
     if status is not None or _is_network(error) or _any(chain, EntryNotFoundError):
         reason = f"answered HTTP {status}" if status is not None else f"is out of reach ({type(chain[-1]).__name__})"

@@ -164,11 +164,18 @@ class Ledger:
         self.store.delete(["_SUCCESS"])
 
     def commit(self, receipt: Receipt) -> Receipt:
-        """Make the shard committed; the receipt that stands, which is another's if that came first."""
+        """Make the shard committed; the receipt that stands, which is another's if that came first.
+
+        `receipt` speaks of the object that stands now. An older record that speaks of another one outlived its
+        object (a clean-up that was cut short) and is replaced.
+        """
         name = f"{_commits(receipt.generation)}/{receipt.shard}.json"
-        if self.store.put_if_absent(name, receipt.to_json()):
-            return receipt
-        return Receipt.from_json(self.store.get(name) or receipt.to_json())
+        if not self.store.put_if_absent(name, receipt.to_json()):
+            standing = Receipt.from_json(self.store.get(name) or receipt.to_json())
+            if standing.sha256 == receipt.sha256:
+                return standing
+            self.store.put(name, receipt.to_json())
+        return receipt
 
     def publish(self, run_id: str, plan: Agreed, receipts: Sequence[Receipt], report: Mapping[str, Any]) -> None:
         """Manifest, away with what is superseded, CURRENT, _SUCCESS: after it data/*.parquet is the output."""

@@ -17,7 +17,7 @@ import yaml
 
 from hfbatch.draft import MAX_DEPTH, Draft, Written, split_overrides
 from hfbatch.errors import Problem, SpecError
-from hfbatch.explain import given, nearest
+from hfbatch.explain import MAX_PROBLEMS, given, nearest
 from hfbatch.spec import JobSpec, Loc, Machine
 
 __all__ = ["load_job", "load_machine", "split_overrides"]
@@ -102,8 +102,7 @@ def _read_text(path: Path, name: str) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            fix = "name many inputs by a folder or a glob, not one by one"
-            raise SpecError([Problem(name, "", f"the file is larger than {MAX_BYTES // 1024} KiB", fix)])
+            raise SpecError([Problem(name, "", "the file is larger than 256 KiB", "name inputs by a folder or a glob")])
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
@@ -177,13 +176,15 @@ class _Reader:
                 self._take(event)
         except _Stop:
             self.stopped = True
-        except (yaml.YAMLError, ValueError) as error:
+        except (yaml.YAMLError, ValueError, ArithmeticError) as error:  # the last two: an escape out of range
             self.stopped = True
             self.problems.append(self._syntax(error))
         return self.root
 
     def _refuse(self, mark: tuple[int, int], loc: Loc, message: str, fix: str) -> None:
         self.problems.append(self.places.at(mark, ".".join(map(str, loc)), message, fix))
+        if len(self.problems) > MAX_PROBLEMS:
+            raise _Stop
 
     def _stop(self, mark: tuple[int, int], message: str, fix: str) -> None:
         self._refuse(mark, (), message, fix)
@@ -258,8 +259,7 @@ class _Reader:
         where, what = getattr(error, "problem_mark", None), str(getattr(error, "problem", None) or error)
         context = getattr(error, "context", None) or ""
         opened = next((each for each in ("quoted scalar", "flow sequence", "flow mapping") if each in context), None)
-        if opened:
-            where = getattr(error, "context_mark", None) or where
+        where = (getattr(error, "context_mark", None) if opened else None) or where
         mark = _mark(where)
         line = "".join(self.places.lines[mark[0] - 1 : mark[0]])
         before, after = line[: mark[1]], line[mark[1] - 1 :].lstrip()

@@ -147,6 +147,7 @@ class Predict:
     ) -> None:
         """`preprocess`: blocks come raw, token ids are made here. `report` is called after every batch."""
         started = time.perf_counter()
+        self.threads = threads
         torch.set_num_threads(threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.preprocess = Preprocess(job) if preprocess else None
@@ -162,6 +163,7 @@ class Predict:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Takes the `_hfbatch_in.*` columns of the model away, adds the `_hfbatch_out.*` ones."""
+        torch.set_num_threads(self.threads)  # OpenMP counts per thread, and Ray calls from others than built this
         if self.preprocess is not None:
             table = self.preprocess(table)
         before, started = Meter(**vars(self.meter)), time.time()

@@ -123,7 +123,10 @@ def _without_extensions(array: pa.Array) -> pa.Array:
 
 
 def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """`batch` with exactly the columns of `schema`, in its types; a column that is not there is all null."""
+    """`batch` with exactly the columns of `schema`, in its types; a column that is not there is all null.
+
+    SchemaProblem: a value does not fit, such as an int64 over 2^53 in a column that is double in another file.
+    """
     columns = []
     for field in schema:
         index = batch.schema.get_field_index(field.name)
@@ -134,6 +137,9 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         if pa.types.is_run_end_encoded(array.type):
             array = pc.run_end_decode(array)
         if array.type != field.type:
-            array = _without_extensions(array).cast(field.type)
+            try:
+                array = _without_extensions(array).cast(field.type)
+            except pa.ArrowException as error:
+                raise SchemaProblem(f"column {field.name!r}, {array.type}, as {field.type}: {error}") from error
         columns.append(array)
     return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -154,8 +154,8 @@ class JobSpec(Spec):
 class ActorRange(Spec):
     """A pool that grows and shrinks with the cluster."""
 
-    min: PositiveInt = 1
-    max: PositiveInt
+    min: Annotated[PositiveInt, Field(description="actors at least; they start together")] = 1
+    max: Annotated[PositiveInt, Field(description="actors at most")]
 
     @model_validator(mode="after")
     def _ordered(self) -> ActorRange:
@@ -175,9 +175,9 @@ class Machine(Spec):
         Field(description="processes that hold the model; auto: one a GPU, or one when there is none"),
     ] = "auto"
     gpus_per_actor: Annotated[
-        Literal["auto"] | Annotated[float, Field(ge=0)], Field(description="auto: 1 where Ray has GPUs, else 0")
+        Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)], Field(description="auto: 1 where Ray has GPUs, else 0")
     ] = "auto"
-    cpus_per_actor: Annotated[PositiveFloat, Field(description="Ray CPUs an actor reserves")] = 1
+    cpus_per_actor: Annotated[PositiveFloat, Field(allow_inf_nan=False, description="Ray CPUs an actor reserves")] = 1
     threads_per_actor: Annotated[
         Literal["auto"] | PositiveInt, Field(description="torch threads; auto: the node's cores over its actors")
     ] = "auto"

@@ -91,7 +91,7 @@ def open_store(url: str) -> Store:
     """The store at a path or any fsspec URL. Nothing is read or created yet; `probe` before writing."""
     protocol, separator, path = url.partition("://")
     if not separator:
-        return LocalStore(Path(url).expanduser().absolute())
+        return LocalStore(Path(os.path.abspath(Path(url).expanduser())))  # noqa: PTH100 (resolve() would follow links)
     if protocol in ("file", "local"):
         return LocalStore(Path("/" + path.removeprefix("localhost/").lstrip("/")))
     from hfbatch.store_remote import FsspecStore  # here: it needs Store, and local jobs need no fsspec
@@ -112,11 +112,12 @@ class LocalStore(Store):
     def put_if_absent(self, name: str, data: bytes | Path) -> bool:
         """Write a synced temporary file, then link() it to its name. Exact even on NFS."""
         path = self._path(name)
-        if os.path.lexists(path):
-            return False
-        with self._failures("write", name), self._temporary(data) as temporary:
+        with self._failures("write", name):
             make_folder(path.parent)
-            created = link_if_absent(temporary, path)
+            created = False
+            if not os.path.lexists(path):
+                with self._temporary(data) as temporary:
+                    created = link_if_absent(temporary, path)
             sync_folder(path.parent)  # also when refused: what the caller now relies on must survive a power cut
             return created
 
@@ -151,8 +152,8 @@ class LocalStore(Store):
             with self._failures("delete", name), contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
                 folders.add(path.parent)
-        for folder in folders:
-            with self._failures("delete in", folder.relative_to(self.root).as_posix()):
+        with self._failures("delete in", ""):
+            for folder in folders:
                 sync_folder(folder)
 
     def open_input(self, name: str) -> BinaryIO:

@@ -131,7 +131,7 @@ def _inspect_jsonl(file: ListedFile) -> tuple[pa.Schema, list[Chunk]]:
         schema = merge_schemas([(f"{redact(file.path)} before line {lines + 1:,}", schema), (label, found)])
         chunks.append(Chunk(offset, len(data), table.num_rows))
         lines += data.count(b"\n")
-    return schema, chunks
+    return schema, [chunk for chunk in chunks if chunk.rows]
 
 
 def _undated(kind: pa.DataType) -> pa.DataType:

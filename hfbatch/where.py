@@ -135,7 +135,9 @@ class _Compiler:
         if name not in self.schema.names:
             near = difflib.get_close_matches(name, self.schema.names, n=1)
             listed = ", ".join(self.schema.names[:12])
-            fix = f"write {_written(near[0])}" if near else f"the input has {listed}; text is written '{name}'"
+            fix = f"write {_written(near[0])}" if near else f"the input has {listed}"
+            if name.isidentifier():
+                fix += f", or '{name}' with quotes if it is text"
             raise WhereError(f"the input has no column {name!r}", fix)
         return name
 
@@ -157,8 +159,11 @@ class _Compiler:
             temporal = isinstance(value, str) and like is not None and pa.types.is_temporal(like)
             return scalar.cast(like) if temporal else scalar
         except (pa.ArrowException, OverflowError) as error:
-            what = f"not a {like}" if isinstance(value, str) else "too large"
-            raise WhereError(f"{self._text(node)} is {what}", "write 'YYYY-MM-DD'" if like else None) from error
+            if not isinstance(value, str):
+                raise WhereError(f"{self._text(node)} is too large", "write a number of at most 64 bits") from error
+            zoned = "write '2024-12-31T00:00Z': the column has a time zone"
+            fix = zoned if getattr(like, "tz", None) else "write such as '2024-12-31' or '12:30:00'"
+            raise WhereError(f"{self._text(node)} is not a {like}", fix) from error
 
     def _beside(self, node: ast.expr, other: ast.expr) -> pc.Expression:
         """`node` as an operand next to `other`."""

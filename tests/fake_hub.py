@@ -152,9 +152,11 @@ class _Handler(BaseHTTPRequestHandler):
     def refs(self, repo_id: str) -> None:
         repo = self.repo(repo_id)
         heads = {name: shas[0] for name, shas in repo.history.items()}
-        self.json({kind: [{"name": name, "ref": f"refs/{ref}/{name}", "targetCommit": sha} for name, sha in named.items()]
-                   for kind, ref, named in (("branches", "heads", heads), ("tags", "tags", repo.tags),
-                                            ("converts", "convert", {}))})  # fmt: skip
+
+        def listed(kind: str, named: Mapping[str, str]) -> list[dict[str, str]]:
+            return [{"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": sha} for name, sha in named.items()]
+
+        self.json({"branches": listed("heads", heads), "tags": listed("tags", repo.tags), "converts": []})
 
     def commits(self, repo_id: str, revision: str) -> None:
         repo, sha = self.at(repo_id, revision)
@@ -215,7 +217,7 @@ def fake_hub(cache: Path) -> Iterator[FakeHub]:
         for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGING_FACE_HUB_TOKEN", "TRANSFORMERS_OFFLINE"):
             os.environ.pop(name, None)  # mock.patch.dict puts them back
         for name, value in (("HF_HUB_CACHE", str(cache / "hub")), ("HF_TOKEN_PATH", str(cache / "token")),
-                            ("HF_HUB_OFFLINE", False), ("ENDPOINT", hub.endpoint)):  # fmt: skip
+                            ("HF_HUB_OFFLINE", False)):  # fmt: skip
             stack.enter_context(mock.patch.object(constants, name, value))
         stack.callback(close_session)
         yield hub

@@ -1,0 +1,207 @@
+"""The whole pipeline on a real Ray, one for all tests of this file."""
+
+import json
+import logging
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+import hfbatch
+from hfbatch.errors import Conflict, ErrorBudgetExceeded, SpecError
+from hfbatch.ledger import Ledger
+from hfbatch.store import open_store
+from tests.inline import plan_of, run_inline
+from tests.models import bert, sentences
+
+MACHINE = {"shard_rows": 50}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()
+
+
+def output_of(folder):
+    return pq.read_table(folder / "out" / "data")
+
+
+def ledger_of(folder):
+    return Ledger(open_store(str(folder / "out")))
+
+
+@pytest.fixture
+def job(classifier, write_parquet, job_for):
+    """260 rows in three files; every row knows where it stands."""
+    for name, rows, size in (("a", 130, 40), ("b", 100, 100), ("c", 30, 30)):
+        columns = {"file": [name] * rows, "row": list(range(rows)), "text": sentences(rows, seed=rows)}
+        write_parquet(f"in/{name}.parquet", columns, row_group_size=size)
+    return job_for("text-classification", classifier, write_parquet("in/empty.parquet", pa.schema(
+        [("file", pa.string()), ("row", pa.int64()), ("text", pa.string())]).empty_table()).parent)
+
+
+def test_every_row_comes_out_once_with_its_prediction_and_lineage(job, tmp_path):
+    seen = []
+    report = hfbatch.run(job, on=MACHINE, watch=seen.append)
+    made = output_of(tmp_path)
+    expected = Counter([("a", i) for i in range(130)] + [("b", i) for i in range(100)] + [("c", i) for i in range(30)])
+    assert Counter(zip(made["file"].to_pylist(), made["row"].to_pylist(), strict=True)) == expected
+    assert (report.outcome, report.rows, report.rows_new, report.rows_failed) == ("success", 260, 260, 0)
+    assert report.shards == report.shards_new > 4
+    assert report.tokens > 0
+    assert 0 <= report.padding_share < 1
+    assert 0 < report.forward_share <= 1
+    assert report.seconds.forward > 0
+    assert set(made["run_id"].to_pylist()) == {report.run_id}
+    assert set(made["model_revision"].to_pylist()) == {report.model_revision}
+    check_same_as_inline(job, made)
+    ledger = ledger_of(tmp_path)
+    manifest = ledger.run_file(report.run_id, "manifest.json")
+    assert manifest["rows"] == 260
+    assert sorted(entry["data"] for entry in manifest["objects"]) == ledger.store.list("data")
+    assert ledger.success()["manifest"] == f"_hfbatch/runs/{report.run_id}/manifest.json"
+    assert ledger.run_file(report.run_id, "report.json") == json.loads(report.model_dump_json())
+
+
+def check_same_as_inline(job, made):
+    """Ray moves blocks about; the values are those of the stages called one after another."""
+    inline = run_inline(plan_of(job))
+    key = [("file", "ascending"), ("row", "ascending")]
+    made, inline = made.sort_by(key), inline.sort_by(key)
+    assert made["label"].to_pylist() == inline["label"].to_pylist()
+    assert np.allclose(made["score"].to_numpy(), inline["score"].to_numpy(), atol=1e-5)
+
+
+def test_a_rerun_has_nothing_to_do_and_touches_no_file(job, tmp_path):
+    hfbatch.run(job, on=MACHINE)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    report = hfbatch.run(job, on={"shard_rows": 7, "max_batch_tokens": 99})
+    assert (report.outcome, report.rows_new, report.rows) == ("nothing_to_do", 0, 260)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_only_what_is_missing_is_inferred_again(job, tmp_path):
+    hfbatch.run(job, on=MACHINE)
+    ledger = ledger_of(tmp_path)
+    records, generation = ledger.store.list("_hfbatch/commits"), hfbatch.plan(job, on=MACHINE).job.generation
+    ledger.store.delete([records[0], "_SUCCESS"])  # killed between object and record, and before the end
+    standing = {shard: r for shard in ledger.committed(generation) for r in ledger.receipts(generation, [shard])}
+    plan = hfbatch.plan(job, on=MACHINE)
+    assert (len(plan.todo), plan.complete) == (1, False)
+    report = hfbatch.run(job, on=MACHINE)
+    assert report.outcome == "success"
+    assert report.rows == 260
+    again = {r.shard: r for r in ledger.receipts(generation, standing)}
+    assert again == standing
+    assert Counter(output_of(tmp_path)["file"].to_pylist()) == {"a": 130, "b": 100, "c": 30}
+
+
+def test_new_and_changed_files_are_inferred_and_superseded_rows_leave(job, tmp_path, write_parquet):
+    hfbatch.run(job, on=MACHINE)
+    write_parquet("in/b.parquet", {"file": ["b"] * 20, "row": list(range(20)), "text": sentences(20, seed=9)})
+    write_parquet("in/d.parquet", {"file": ["d"] * 70, "row": list(range(70)), "text": sentences(70, seed=8)})
+    report = hfbatch.run(job, on=MACHINE)
+    assert Counter(output_of(tmp_path)["file"].to_pylist()) == {"a": 130, "b": 20, "c": 30, "d": 70}
+    assert report.rows_new < 130
+    (tmp_path / "in" / "a.parquet").unlink()
+    report = hfbatch.run(job, on=MACHINE)
+    assert Counter(output_of(tmp_path)["file"].to_pylist()) == {"b": 20, "c": 30, "d": 70}
+    assert ledger_of(tmp_path).success()["run_id"] == report.run_id
+
+
+def test_a_changed_spec_is_refused_with_the_difference_until_a_new_generation_is_asked_for(job, tmp_path):
+    first = hfbatch.run(job, on=MACHINE)
+    changed = {**job, "params": {"top_k": 2}}
+    with pytest.raises(Conflict, match=r"(?s)top_k\":1.*top_k\":2.*--new-generation"):
+        hfbatch.run(changed, on=MACHINE)
+    assert ledger_of(tmp_path).success()["run_id"] == first.run_id
+    second = hfbatch.run(changed, on=MACHINE, new_generation=True)
+    made = output_of(tmp_path)
+    assert len(made) == 260
+    assert "labels" in made.column_names
+    assert second.generation != first.generation
+    with pytest.raises(Conflict):
+        hfbatch.run(job, on=MACHINE)
+
+
+def test_bad_rows_get_nulls_and_an_error_and_the_others_go_on(tmp_path, write_parquet, job_for):
+    """The model knows fewer words than its tokenizer: a text with the last one raises inside forward."""
+    model = bert(tmp_path / "model", vocab_size=60)
+    texts = [*sentences(40), None, "a broken!", b"\xff\xfe".decode("latin1"), *sentences(20, seed=5)]
+    texts = [text if text is None or "broken" in text else " ".join(w for w in text.split() if w in GOOD) for text in texts]
+    raw = pa.array([None if t is None else t.encode() for t in texts[:-1]] + [b"\xff\xfe bad"], pa.binary())
+    path = write_parquet("in.parquet", {"row": list(range(len(texts))), "text": raw})
+    job = {**job_for("text-classification", model, path), "errors": {"max_failed_fraction": 0.5}}
+    report = hfbatch.run(job)
+    made = output_of(tmp_path).sort_by("row")
+    codes = {row: (error or "").split(":")[0] for row, error in enumerate(made["error"].to_pylist())}
+    assert {row: code for row, code in codes.items() if code} == {
+        40: "null_input", 41: "forward_failed", len(texts) - 1: "bad_utf8"}
+    assert report.errors == {"null_input": 1, "forward_failed": 1, "bad_utf8": 1}
+    assert "IndexError" in made["error"][41].as_py()
+    labels = made["label"].to_pylist()
+    assert [row for row, label in enumerate(labels) if label is None] == [40, 41, len(texts) - 1]
+
+
+GOOD = set("the good bad movie film was is a an of and it not very great".split())
+
+
+def test_over_the_error_budget_the_run_ends_without_success_and_keeps_what_is_committed(tmp_path, classifier, write_parquet, job_for):
+    path = write_parquet("in.parquet", {"text": [*sentences(95), *[None] * 5]})
+    job = job_for("text-classification", classifier, path)
+    with pytest.raises(ErrorBudgetExceeded, match=r"5 of 100 rows failed \(5.00%\)"):
+        hfbatch.run(job)
+    ledger = ledger_of(tmp_path)
+    assert ledger.success() is None
+    assert ledger.run_file(ledger.runs()[-1], "report.json")["outcome"] == "error_budget_exceeded"
+    report = hfbatch.run({**job, "errors": {"max_failed_rows": 5, "max_failed_fraction": 1.0}})
+    assert (report.outcome, report.rows_new, report.rows) == ("success", 0, 100)
+
+
+def test_under_policy_fail_the_first_bad_row_stops_the_run(tmp_path, classifier, write_parquet, job_for):
+    path = write_parquet("in.parquet", {"text": ["good", None, "bad"]})
+    job = {**job_for("text-classification", classifier, path), "errors": {"policy": "fail"}}
+    with pytest.raises(ErrorBudgetExceeded, match=r"in.parquet row 1: null_input: text is null"):
+        hfbatch.run(job)
+    assert ledger_of(tmp_path).store.list("data") == []
+
+
+def test_a_checkpoint_without_the_tasks_head_is_refused_by_name(encoder, write_parquet, job_for):
+    job = job_for("text-classification", encoder, write_parquet("in.parquet", {"text": ["good"]}))
+    with pytest.raises(SpecError, match=r"no weights for classifier.bias.*not trained for text-classification"):
+        hfbatch.run(job)
+
+
+def test_where_limit_keep_and_prefix_shape_the_output(tmp_path, classifier, write_parquet, job_for):
+    rows = 400
+    columns = {"id": list(range(rows)), "stars": [i % 5 for i in range(rows)], "body": sentences(rows), "label": ["x"] * rows}
+    job = job_for("text-classification", classifier, write_parquet("in.parquet", columns, row_group_size=100))
+    job["input"] |= {"columns": {"text": "body"}, "keep": ["id", "label"], "where": "stars >= 3 and id > 10", "limit": 90}
+    job["output"]["prefix"] = "pred_"
+    report = hfbatch.run(job, on=MACHINE)
+    made = output_of(tmp_path).sort_by("id")
+    expected = [i for i in range(rows) if i % 5 >= 3 and i > 10][:90]
+    assert made["id"].to_pylist() == expected
+    assert report.rows == 90
+    assert made.column_names[:5] == ["id", "label", "pred_label", "pred_score", "pred_truncated"]
+
+
+def test_an_input_without_rows_is_a_success_without_files(tmp_path, classifier, write_parquet, job_for):
+    job = job_for("text-classification", classifier, write_parquet("in.parquet", {"text": ["good"], "n": [1]}))
+    job["input"]["where"] = "n > 1"
+    report = hfbatch.run(job)
+    assert (report.outcome, report.rows) == ("success", 0)
+    assert ledger_of(tmp_path).store.list("data") == []
+    assert hfbatch.run(job).outcome == "nothing_to_do"
+
+
+@pytest.mark.parametrize("machine", [{"preprocess": "stage"}, {"actors": 2, "cpus_per_actor": 0.5}, {"max_batch_rows": 3}], ids=str)
+def test_the_machine_never_changes_a_prediction(job, tmp_path, machine):
+    report = hfbatch.run(job, on={**MACHINE, **machine})
+    check_same_as_inline(job, output_of(tmp_path))
+    assert report.actors == machine.get("actors", 1)

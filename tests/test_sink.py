@@ -1,0 +1,102 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hfbatch import columns as col
+from hfbatch.errors import Conflict, ErrorBudgetExceeded
+from hfbatch.ledger import Ledger, data_name
+from hfbatch.postprocess import Postprocess
+from hfbatch.sink import Commit, in_order
+from hfbatch.source import ReadShard
+from hfbatch.store import open_store
+from tests.inline import plan_of
+
+
+@pytest.fixture
+def finished(classifier, write_parquet, job_for):
+    """(plan, a block as it reaches the sink): two rows, one of them without text."""
+    plan = plan_of(job_for("text-classification", classifier, write_parquet("in.parquet", {"text": ["good", None]})))
+    return plan, block_of(plan)
+
+
+def block_of(plan):
+    """What the sink gets when no row went through the model."""
+    shard = plan.shards[0]
+    table = ReadShard(plan.job).read(shard, [plan.files[piece.path] for piece in shard.pieces])
+    table = col.with_column(table, col.ERROR, pa.array(["forward_failed: x", "null_input: text is null"][: len(table)]))
+    return Postprocess(plan.job, "run1")(table)
+
+
+def test_a_shard_becomes_one_parquet_object_and_one_record(finished):
+    plan, block = finished
+    receipt = json.loads(Commit(plan.job, "run1")(block)["receipt"][0].as_py())
+    ledger = Ledger(open_store(plan.job.output))
+    shard = plan.shards[0].id
+    assert receipt["rows"] == 2
+    assert receipt["errors"] == {"forward_failed": 1, "null_input": 1}
+    assert ledger.store.list("data") == [receipt["data"]] == [data_name(shard, plan.job.generation)]
+    assert ledger.committed(plan.job.generation) == {shard}
+    with ledger.store.open_input(receipt["data"]) as stream:
+        table = pq.read_table(stream, page_checksum_verification=True)
+    assert table.schema.equals(plan.job.output_schema)
+    assert table["text"].to_pylist() == ["good", None]
+
+
+def test_a_second_writer_adopts_the_object_that_is_there(finished):
+    plan, block = finished
+    first = json.loads(Commit(plan.job, "run1")(block)["receipt"][0].as_py())
+    ledger = Ledger(open_store(plan.job.output))
+    ledger.store.delete([f"_hfbatch/commits/{plan.job.generation[:8]}/{first['shard']}.json"])
+    before = ledger.store.get(first["data"])
+    second = json.loads(Commit(plan.job, "run2")(block_of(plan))["receipt"][0].as_py())
+    assert (second["run_id"], second["sha256"]) == ("run1", first["sha256"])
+    assert ledger.store.get(first["data"]) == before
+    assert ledger.committed(plan.job.generation) == {first["shard"]}
+
+
+def test_an_object_with_other_rows_than_its_name_says_is_not_adopted(finished):
+    plan, block = finished
+    store = open_store(plan.job.output)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": ["x"]}), sink)
+    store.put(data_name(plan.shards[0].id, plan.job.generation), sink.getvalue().to_pybytes())
+    with pytest.raises(Conflict, match="holds other rows than its name says"):
+        Commit(plan.job, "run1")(block)
+
+
+def test_under_policy_fail_the_first_bad_row_is_named_and_nothing_is_committed(classifier, write_parquet, job_for):
+    job = job_for("text-classification", classifier, write_parquet("in.parquet", {"text": ["good", None]}))
+    plan = plan_of({**job, "errors": {"policy": "fail"}})
+    with pytest.raises(ErrorBudgetExceeded, match=r"in.parquet row 0: forward_failed: x"):
+        Commit(plan.job, "run1")(block_of(plan))
+    assert Ledger(open_store(plan.job.output)).committed(plan.job.generation) == set()
+
+
+def test_a_shard_without_rows_is_committed_without_an_object(classifier, write_parquet, job_for):
+    job = job_for("text-classification", classifier, write_parquet("in.parquet", {"text": ["good"], "n": [1]}))
+    job["input"]["where"] = "n > 5"
+    plan = plan_of(job)
+    receipt = json.loads(Commit(plan.job, "run1")(block_of(plan))["receipt"][0].as_py())
+    assert (receipt["rows"], receipt["data"]) == (0, None)
+    assert Ledger(open_store(plan.job.output)).committed(plan.job.generation) == {plan.shards[0].id}
+
+
+def ticketed(numbers, rows=3):
+    ticket = col.Ticket("s", rows, col.digest(np.arange(rows)), [("f", 0, rows)])
+    table = pa.table({"x": [str(n) for n in numbers], col.ROW: pa.array(numbers, pa.int64())})
+    return table, ticket
+
+
+def test_rows_are_put_back_in_order():
+    table, ticket = ticketed([2, 0, 1])
+    assert in_order(table, ticket, pa.schema([("x", pa.string())]))["x"].to_pylist() == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("numbers", [[0, 1], [0, 1, 1], [0, 1, 3], [0, 1, 2, 2]])
+def test_a_missing_doubled_or_foreign_row_is_never_committed(numbers):
+    table, ticket = ticketed(numbers)
+    with pytest.raises(AssertionError, match="3 rows were read"):
+        in_order(table, ticket, pa.schema([("x", pa.string())]))
