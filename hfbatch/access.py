@@ -18,26 +18,15 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from hfbatch.errors import AccessRefused, HfbatchError, StorageError
+from hfbatch.store_errors import is_refusal
 
-_USER = re.compile(r"(\w+://)[^/\s@:]*:[^/\s]*@")  # //user:password@
+_USER = re.compile(r"(\w+://)[^/\s@:]*:\S*@")  # an AWS secret may hold '/'
 _WEB_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")  # a presigned URL keeps its signature here
 _QUERY = re.compile(r"(\w+://[^\s?'\"]+)\?[^\s'\"?=]*=[^\s'\"]*")  # elsewhere `?` may be a glob's
 _CONTENT_KEYS = (
     *("ETag", "etag", "blob_id", "sha256", "md5Hash", "content_hash", "Content-MD5", "checksum"),
     "generation",  # GCS: a number that every write raises
 )
-_REFUSALS = {
-    "NoCredentialsError",
-    "PartialCredentialsError",
-    "CredentialRetrievalError",
-    "TokenRetrievalError",
-    "UnauthorizedSSOTokenError",
-    "DefaultCredentialsError",
-    "RefreshError",
-    "ClientAuthenticationError",
-    "GatedRepoError",
-    "LocalTokenNotFoundError",
-}
 
 
 def redact(text: str) -> str:
@@ -119,17 +108,7 @@ def failure(url: str, error: BaseException) -> StorageError | AccessRefused:
 def refused(error: BaseException | None) -> bool:
     """Whether `error`, or what caused it, is a refusal of credentials or rights."""
     while error is not None:
-        if isinstance(error, PermissionError) or type(error).__name__ in _REFUSALS or _status(error) in (401, 403):
+        if is_refusal(error):
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status an exception of aiohttp, requests, httpx or botocore carries."""
-    response = getattr(error, "response", None)
-    if isinstance(response, Mapping):  # botocore
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    else:
-        status = getattr(response, "status_code", None) or getattr(error, "status", None)
-    return status if isinstance(status, int) else None

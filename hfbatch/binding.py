@@ -118,7 +118,7 @@ def _output_schema(
 ) -> pa.Schema:
     """Kept columns, the task's columns, error, lineage; a name that stands twice is a problem."""
     own = {spec.output.prefix + entry.name: entry.type for entry in predictions}
-    own |= {"error": pa.string(), **{name: _DICTIONARY for name in LINEAGE}}
+    own |= {"error": pa.string(), **dict.fromkeys(LINEAGE, _DICTIONARY)}
     for name in (name for name in keep if name in own):
         written = ("input", "keep") if spec.input.keep != "all" else ("output", "prefix")
         cure = "leave it out of input.keep" if name in ("error", *LINEAGE) else "set output.prefix, such as 'pred_'"

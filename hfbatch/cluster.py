@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,7 +24,12 @@ import ray.data
 from hfbatch.errors import HfbatchError, StorageError, SystemicError
 from hfbatch.spec import ActorRange, Machine
 
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+_LOCAL_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # the C++ core writes to stderr past Python's logging
+    "RAY_worker_niceness": "0",  # at Ray's 15 the model would load behind everything else
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
 REPORT_S = 0.5  # how often a worker tells the tally
 
 
@@ -35,7 +41,7 @@ class Pool:
     gpus: float
     cpus: float
     threads: int
-    preprocess_in_actor: bool
+    cpu_steps_in_actor: bool
 
 
 @contextmanager
@@ -58,16 +64,31 @@ def _start(machine: Machine) -> None:
         if machine.address is not None:
             ray.init(address=machine.address, **quiet)
             return
-        os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+        os.environ.update({name: value for name, value in _LOCAL_ENVIRONMENT.items() if name not in os.environ})
         cores = max(2, os.cpu_count() or 1)  # with one, the actor would take it and nothing could read
-        ray.init(address="local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        with _stderr_shut():
+            ray.init(address="local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         where = f"machine.address {machine.address!r}" if machine.address else "a local Ray"
         raise SystemicError(f"{where}: cannot start or reach Ray: {error}") from error
 
 
+@contextmanager
+def _stderr_shut() -> Iterator[None]:
+    """Ray's C++ core announces its log level on file descriptor 2; failures to start are exceptions anyway."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _pool(machine: Machine) -> Pool:
-    gpus_there = int(ray.cluster_resources().get("GPU", 0))
+    gpus_there = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
     gpus = float(gpus_there > 0) if machine.gpus_per_actor == "auto" else machine.gpus_per_actor
     if machine.actors == "auto":
         count = max(1, int(gpus_there / gpus)) if gpus else 1
@@ -76,12 +97,15 @@ def _pool(machine: Machine) -> Pool:
         size = machine.actors
     else:
         size = ActorRange(min=machine.actors, max=machine.actors)
-    threads = machine.threads_per_actor
-    if threads == "auto":
-        local = machine.address is None
-        threads = max(1, (os.cpu_count() or 1) // size.max) if local else max(1, int(machine.cpus_per_actor))
-    in_actor = machine.preprocess == "actor" or (machine.preprocess == "auto" and not gpus)
-    return Pool(size, gpus, machine.cpus_per_actor, threads, in_actor)
+    in_actor = machine.cpu_steps == "actor" or (machine.cpu_steps == "auto" and not gpus)
+    return Pool(size, gpus, machine.cpus_per_actor, _threads(machine, size.max), in_actor)
+
+
+def _threads(machine: Machine, actors: int) -> int:
+    """Torch threads of an actor: this machine's cores over its actors; on a cluster the CPUs it reserves."""
+    if machine.threads_per_actor != "auto":
+        return machine.threads_per_actor
+    return max(1, (os.cpu_count() or 1) // actors if machine.address is None else int(machine.cpus_per_actor))
 
 
 @contextmanager
@@ -176,16 +200,15 @@ class Guard:
     """A step of the pipeline with its failures told to the tally. Ray calls it with a block."""
 
     def __init__(self, step: str, make: Callable[[], Callable[[pa.Table], Any]], tally: Any) -> None:
-        self.name, self.tally, self.call = step, tally, None
-        with_failures = self._told(make)
-        self.call = with_failures
+        self.name, self.tally = step, tally
+        self.call: Callable[[pa.Table], Any] | None = self._told(make)
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """The step's table or tables."""
-        if self.call is None or ray.get(self.tally.stopped.remote()):
+        call = self.call
+        if call is None or ray.get(self.tally.stopped.remote()):
             raise Stopped
-        result = self._told(lambda: _as_list(self.call(block)), reraise=True)
-        yield from result
+        yield from self._told(lambda: _as_list(call(block)), reraise=True)
 
     def _told(self, work: Callable[[], Any], reraise: bool = False) -> Any:
         """`work()`; a constructor's exception is told but not raised, as Ray would build the actor again for ever."""

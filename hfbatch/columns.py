@@ -44,7 +44,7 @@ class Ticket:
         return with_column(table, TICKET, ticket)
 
     def plus(self, **stats: float | str) -> Ticket:
-        """This ticket with more stats."""
+        """The same ticket with more stats."""
         return replace(self, stats={**self.stats, **stats})
 
     def place(self, row: int) -> str:

@@ -111,6 +111,7 @@ class Interrupted(HfbatchError):
 
     @property
     def exit_code(self) -> int:  # type: ignore[override]
+        """130 for SIGINT, 143 for SIGTERM."""
         return 128 + self.signal_number
 
 

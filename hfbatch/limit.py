@@ -18,7 +18,9 @@ from hfbatch.shards import SourceFile
 from hfbatch.where import columns_of, parse_where
 
 
-def source_files(files: Sequence[Inspected], limit: int | None, where: str | None, schema: pa.Schema) -> list[SourceFile]:
+def source_files(
+    files: Sequence[Inspected], limit: int | None, where: str | None, schema: pa.Schema
+) -> list[SourceFile]:
     """All files with all their rows, or as many as fill `limit`."""
     sources = [SourceFile(file.file.path, file.file.fingerprint, file.blocks) for file in files]
     if limit is None:

@@ -2,7 +2,6 @@
 
 What goes wrong in a batch is found: out of memory halves it and lowers the budget for the rest, any other exception
 is bisected to the sequence that raises it, and a result that is not finite is an error, not a prediction.
-The layout here is padded: each batch to its own longest sequence, on the right.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ import torch
 from hfbatch import columns as col
 from hfbatch.batch import halve, pack_by_length, padded_tokens
 from hfbatch.errors import RowError, SpecError
+from hfbatch.layout import PaddedBatch, input_lengths
 from hfbatch.preprocess import Preprocess
 from hfbatch.sequences import Array, Column, Ragged, Sequences, scatter
 from hfbatch.tasks.base import Flat, Outputs, Task
@@ -32,56 +32,6 @@ if TYPE_CHECKING:
     from hfbatch.spec import Machine
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 16384  # on CPU more tokens outgrow the cache: 8k is a third slower
-
-
-class PaddedBatch:
-    """Sequences as rectangles, padded on the right to the longest. See tasks.base.Batch for the methods."""
-
-    def __init__(self, sequences: Sequences, task: Task, device: torch.device) -> None:
-        self.inputs: dict[str, torch.Tensor] = {}
-        lengths = input_lengths(sequences, task)
-        longest = int(lengths.max(initial=0))
-        mask = np.arange(longest) < lengths[:, None]  # (sequences, longest)
-        for name in task.inputs:
-            column = sequences.columns.get(name)
-            if column is None:
-                continue
-            if isinstance(column, Ragged):
-                padded = np.full(mask.shape, task.pad_value(name), dtype=np.int64)
-                padded[mask] = column.values
-                column = padded
-            self.inputs[name] = torch.from_numpy(np.ascontiguousarray(column)).to(device)
-        self._lengths = torch.from_numpy(lengths).to(device)
-        self._mask = torch.from_numpy(mask).to(device)
-        self._padded = not mask.all()
-        if self._padded:
-            self.inputs["attention_mask"] = self._mask.long()
-
-    @property
-    def lengths(self) -> torch.Tensor:
-        return self._lengths
-
-    def tokens(self, values: torch.Tensor) -> torch.Tensor:
-        return values[self._mask] if self._padded else values.flatten(0, 1)
-
-    def first(self, values: torch.Tensor) -> torch.Tensor:
-        return values[:, 0]
-
-    def last(self, values: torch.Tensor) -> torch.Tensor:
-        return values[torch.arange(len(values), device=values.device), self._lengths - 1]
-
-    def mean(self, values: torch.Tensor) -> torch.Tensor:
-        weights = self._mask.unsqueeze(-1).to(torch.float32)
-        return (values.float() * weights).sum(dim=1) / self._lengths.unsqueeze(-1)
-
-
-def input_lengths(sequences: Sequences, task: Task) -> Array:
-    """(sequences,) int64: what each costs, in tokens; 1 for inputs of one fixed shape, such as images."""
-    for name in task.inputs:
-        column = sequences.columns.get(name)
-        if isinstance(column, Ragged):
-            return column.lengths
-    return np.ones(len(sequences), dtype=np.int64)
 
 
 def load_model(job: Job, task: Task, device: torch.device) -> Any:
@@ -130,6 +80,9 @@ class Meter:
         return Meter(**{name: getattr(self, name) - getattr(other, name) for name in vars(self)})
 
 
+Report: TypeAlias = Callable[[Meter], None] | None
+
+
 @dataclass
 class _Results:
     """The pieces of a block's outputs as batches finish, and the sequences that failed."""
@@ -143,15 +96,15 @@ class Predict:
     """A callable of blocks that keeps one model resident; what an actor of the pool runs."""
 
     def __init__(
-        self, job: Job, machine: Machine, threads: int, preprocess: bool, report: Callable[[Meter], None] | None = None
+        self, job: Job, machine: Machine, threads: int, preprocess: Preprocess | None = None, report: Report = None
     ) -> None:
-        """`preprocess`: blocks come raw, token ids are made here. `report` is called after every batch."""
+        """With `preprocess`, blocks come raw and become token ids here. `report` is called after every batch."""
         started = time.perf_counter()
         self.threads = threads
         torch.set_num_threads(threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.preprocess = Preprocess(job) if preprocess else None
-        self.task = self.preprocess.task if self.preprocess else job.make_task()
+        self.preprocess = preprocess
+        self.task = job.make_task()
         self.model: Any = load_model(job, self.task, self.device)
         if machine.compile:
             self.model = torch.compile(self.model, dynamic=True)
@@ -183,7 +136,9 @@ class Predict:
             **_peaks(self.device),
         )
         self.load_s = 0.0
-        table = table.drop_columns([name for name in table.column_names if name.removeprefix(col.INPUT) in self.task.inputs])
+        table = table.drop_columns(
+            [name for name in table.column_names if name.removeprefix(col.INPUT) in self.task.inputs]
+        )
         table = col.with_errors(col.with_sequences(table, col.OUTPUT, outputs), errors)
         return ticket.on(table)
 

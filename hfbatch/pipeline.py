@@ -25,7 +25,6 @@ from hfbatch.cluster import Guard, Pool, Snapshot, connected, start_tally, throt
 from hfbatch.errors import ErrorBudgetExceeded, HfbatchError, Incomplete, Interrupted, SystemicError
 from hfbatch.job import Job
 from hfbatch.ledger import Agreed, Ledger, Receipt
-from hfbatch.model import Predict
 from hfbatch.planner import Plan, check_no_conflict
 from hfbatch.postprocess import Postprocess
 from hfbatch.preprocess import Preprocess
@@ -119,25 +118,31 @@ def _stages(
         return Guard("preprocess", lambda: Preprocess(job), tally)(block)
 
     def finish(block: pa.Table) -> Iterator[pa.Table]:
-        postprocess, commit = Postprocess(job, run_id), Commit(job, run_id)
-        return Guard("write", lambda: lambda table: commit(postprocess(table)), tally)(block)
+        commit = Commit(job, run_id)
+        steps = (commit,) if pool.cpu_steps_in_actor else (Postprocess(job, run_id), commit)
+        return Guard("write", lambda: _chain(*steps), tally)(block)
 
     class Actor:
         """One process that keeps the model resident."""
 
         def __init__(self) -> None:
-            worker = f"{socket.gethostname()}:{os.getpid()}"
-            report = throttled(tally, worker)
-            self.guard = Guard(
-                "predict", lambda: Predict(job, machine, pool.threads, pool.preprocess_in_actor, report), tally
-            )
+            self.guard = Guard("predict", self._load, tally)
+
+        def _load(self) -> Callable[[pa.Table], pa.Table]:
+            from hfbatch.model import Predict  # torch, which only this process needs
+
+            report = throttled(tally, f"{socket.gethostname()}:{os.getpid()}")
+            if not pool.cpu_steps_in_actor:
+                return Predict(job, machine, pool.threads, report=report)
+            predict = Predict(job, machine, pool.threads, Preprocess(job), report)
+            return _chain(predict, Postprocess(job, run_id))
 
         def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
             return self.guard(block)
 
     def connect(rows: ray.data.Dataset) -> ray.data.Dataset:
         rows = rows.map_batches(read, batch_size=None, batch_format="pyarrow", num_cpus=READ_CPUS)
-        if not pool.preprocess_in_actor:
+        if not pool.cpu_steps_in_actor:
             rows = rows.map_batches(preprocess, batch_size=None, batch_format="pyarrow", num_cpus=READ_CPUS)
         rows = rows.map_batches_internal(  # map_batches itself wants a batch size with GPUs, and would re-cut blocks
             Actor,
@@ -152,6 +157,17 @@ def _stages(
         return rows.map_batches(finish, batch_size=None, batch_format="pyarrow", num_cpus=FINISH_CPUS)
 
     return connect
+
+
+def _chain(*steps: Callable[[pa.Table], pa.Table]) -> Callable[[pa.Table], pa.Table]:
+    """The steps as one."""
+
+    def all_steps(table: pa.Table) -> pa.Table:
+        for step in steps:
+            table = step(table)
+        return table
+
+    return all_steps
 
 
 def _judge(

@@ -7,6 +7,7 @@ row's error, and the others go on.
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,8 +53,8 @@ def _valid(rows: pa.Table) -> tuple[pa.Table, dict[int, RowError]]:
     errors: dict[int, RowError] = {}
     for name in rows.column_names:
         column = rows[name].combine_chunks()
-        for row in np.flatnonzero(np.asarray(column.is_null())):
-            errors.setdefault(int(row), RowError("null_input", f"{name} is null"))
+        for null in np.flatnonzero(np.asarray(column.is_null())):
+            errors.setdefault(int(null), RowError("null_input", f"{name} is null"))
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_binary(column.type):
             column, broken = _utf8(column)
             for row in broken:
@@ -86,7 +87,7 @@ def _join(parts: list[tuple[np.ndarray, Sequences]]) -> Sequences:
     if not full:
         return Sequences(np.zeros(0, dtype=np.int64), {}, errors)
     starts = np.concatenate([[0], np.cumsum([len(part) for _, part in full])])
-    spans = [np.arange(start, stop) for start, stop in zip(starts[:-1], starts[1:], strict=True)]
+    spans = [np.arange(start, stop) for start, stop in pairwise(starts)]
     names = {name: part.columns[name] for _, part in full for name in part.columns}
     columns = {
         name: scatter(

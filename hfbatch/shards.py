@@ -13,6 +13,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hfbatch.formats import Block
 
@@ -106,15 +107,15 @@ def _holds_good(piece: Piece, known: dict[str, SourceFile]) -> bool:
     return file is not None and file.fingerprint == piece.fingerprint and piece.stop <= file.rows
 
 
-def _bundle(
-    files: Sequence[SourceFile], covered: dict[str, list[Piece]], limits: Limits
-) -> Iterator[list[Piece]]:
+def _bundle(files: Sequence[SourceFile], covered: dict[str, list[Piece]], limits: Limits) -> Iterator[list[Piece]]:
     """Groups of uncovered pieces, each within the limits; a file that needs several groups shares none."""
     group: list[Piece] = []
     rows = nbytes = 0
     for file in files:
         units = list(_units(file, covered.get(file.path, []), limits))
-        shared = sum(u.rows for u, _ in units) + rows <= limits.rows and sum(b for _, b in units) + nbytes <= limits.nbytes
+        shared = (
+            sum(u.rows for u, _ in units) + rows <= limits.rows and sum(b for _, b in units) + nbytes <= limits.nbytes
+        )
         if group and not shared:
             yield _merged(group)
             group, rows, nbytes = [], 0, 0
@@ -140,7 +141,7 @@ def _units(file: SourceFile, covered: list[Piece], limits: Limits) -> Iterator[t
             nbytes = block.nbytes * (high - low) // max(1, block.rows)
             parts = min(high - low, max(-(-(high - low) // limits.rows), -(-nbytes // limits.nbytes), 1))
             edges = [low + (high - low) * part // parts for part in range(parts + 1)]
-            for left, right in zip(edges[:-1], edges[1:], strict=True):
+            for left, right in pairwise(edges):
                 yield Piece(file.path, file.fingerprint, left, right), nbytes // parts
         start += block.rows
 

@@ -89,7 +89,9 @@ def adopted(ledger: Ledger, receipt: Receipt) -> Receipt:
     footer: dict[str, Any] = json.loads((file.metadata.metadata or {}).get(_FOOTER, b"{}"))
     same = (footer.get("shard"), footer.get("generation"), footer.get("rows"), file.metadata.num_rows)
     if same != (receipt.shard, receipt.generation, receipt.rows, receipt.rows):
-        raise Conflict(f"{ledger.store.url(receipt.data)}: holds other rows than its name says; move it away, run again")
+        raise Conflict(
+            f"{ledger.store.url(receipt.data)}: holds other rows than its name says; move it away, run again"
+        )
     return Receipt(**{**footer, "nbytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
 
 

@@ -119,9 +119,9 @@ class ErrorsSpec(Spec):
     max_failed_fraction: Annotated[
         float, Field(ge=0, le=1, description="judged from 1,000 rows on and at the end; over it the run stops, exit 3")
     ] = 0.01
-    max_failed_rows: Annotated[
-        int | None, Field(ge=0, description="as max_failed_fraction, but a number of rows")
-    ] = None
+    max_failed_rows: Annotated[int | None, Field(ge=0, description="as max_failed_fraction, but a number of rows")] = (
+        None
+    )
 
 
 class JobSpec(Spec):
@@ -139,9 +139,9 @@ class JobSpec(Spec):
     )
     output: OutputSpec
     errors: ErrorsSpec = Field(default_factory=ErrorsSpec)
-    vars: Annotated[
-        dict[str, str], Field(description="${name} anywhere in the file; --var name=value overrides")
-    ] = Field(default_factory=dict)
+    vars: Annotated[dict[str, str], Field(description="${name} anywhere in the file; --var name=value overrides")] = (
+        Field(default_factory=dict)
+    )
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
 
@@ -175,15 +175,16 @@ class Machine(Spec):
         Field(description="processes that hold the model; auto: one a GPU, or one when there is none"),
     ] = "auto"
     gpus_per_actor: Annotated[
-        Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)], Field(description="auto: 1 where Ray has GPUs, else 0")
+        Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)],
+        Field(description="auto: 1 where Ray has GPUs, else 0"),
     ] = "auto"
     cpus_per_actor: Annotated[PositiveFloat, Field(allow_inf_nan=False, description="Ray CPUs an actor reserves")] = 1
     threads_per_actor: Annotated[
         Literal["auto"] | PositiveInt, Field(description="torch threads; auto: the node's cores over its actors")
     ] = "auto"
-    preprocess: Annotated[
-        Literal["auto", "actor", "stage"],
-        Field(description="where rows become model inputs: beside the model or in CPU tasks; auto: stage with GPUs"),
+    cpu_steps: Annotated[
+        Literal["auto", "actor", "tasks"],
+        Field(description="where pre- and postprocess run: beside the model or in CPU tasks; auto: tasks with GPUs"),
     ] = "auto"
     max_batch_tokens: Annotated[
         Literal["auto"] | PositiveInt,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pyarrow as pa
 
 from hfbatch import planner
+from hfbatch.columns import ticket_of
 from hfbatch.load import load_job, load_machine
 from hfbatch.model import Predict
 from hfbatch.postprocess import Postprocess
 from hfbatch.preprocess import Preprocess
 from hfbatch.sink import in_order
-from hfbatch.columns import ticket_of
 from hfbatch.source import ReadShard
 
 
@@ -21,8 +21,8 @@ def plan_of(job: dict, **machine) -> planner.Plan:
 def run_inline(plan: planner.Plan, *, stage: bool = False) -> pa.Table:
     """All rows of the plan as the sink would commit them. `stage`: preprocess apart from the model."""
     job = plan.job
-    read, predict = ReadShard(job), Predict(job, plan.machine, threads=1, preprocess=not stage)
     preprocess, postprocess = Preprocess(job), Postprocess(job, "run")
+    read, predict = ReadShard(job), Predict(job, plan.machine, 1, None if stage else preprocess)
     tables = []
     for shard in plan.shards:
         refs = [plan.files[piece.path].part(piece.start, piece.stop) for piece in shard.pieces]

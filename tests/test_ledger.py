@@ -67,7 +67,11 @@ def test_the_first_of_many_commits_of_one_object_stands(ledger):
     ledger.store.put_if_absent(data_name(shard("a").id, ONE), b"abc")
     standing = []
     threads = [
-        threading.Thread(target=lambda n=n: standing.append(ledger.commit(Receipt(**{**vars(receipt(shard("a"))), "run_id": str(n)}))))
+        threading.Thread(
+            target=lambda n=n: standing.append(
+                ledger.commit(Receipt(**{**vars(receipt(shard("a"))), "run_id": str(n)}))
+            )
+        )
         for n in range(8)
     ]
     for thread in threads:
@@ -119,5 +123,5 @@ def test_files_of_others_are_seen(ledger):
 
 def test_an_output_in_a_later_format_is_refused(ledger):
     ledger.store.put("_hfbatch/FORMAT.json", b'{"format": 99}')
-    with pytest.raises(Conflict, match="format 99.*upgrade"):
+    with pytest.raises(Conflict, match=r"format 99.*upgrade"):
         ledger.begin("run", ONE, {}, {})

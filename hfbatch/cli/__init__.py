@@ -54,7 +54,6 @@ def run(
     """Run a job, or what is left of it.
 
     Examples:
-
         hfbatch run jobs/quickstart.yaml
 
         hfbatch run job.yaml --on configs/one-gpu.yaml --var day=2026-11-20
@@ -90,7 +89,6 @@ def plan(
     """Show everything that a run would do, and run nothing: commit, files, columns, shards, what is done.
 
     Examples:
-
         hfbatch plan jobs/quickstart.yaml
 
         hfbatch plan job.yaml --json | jq .shards
@@ -111,7 +109,6 @@ def check(job: JobFile, on: On = None, var: Var = None, set_: Set = None, json_:
     """Check the files alone, in a moment: no model, no data, no network.
 
     Examples:
-
         hfbatch check jobs/quickstart.yaml
 
         hfbatch check job.yaml --on configs/one-gpu.yaml
@@ -131,7 +128,6 @@ def tasks_(
     """List the tasks, or show one with its parameters.
 
     Examples:
-
         hfbatch tasks
 
         hfbatch tasks text-classification
@@ -150,7 +146,6 @@ def schema() -> None:
     """Print the JSON schema of job and machine files, for an editor that completes and checks.
 
     Examples:
-
         hfbatch schema > hfbatch.schema.json
 
     then, as the first line of a job file:
@@ -170,7 +165,6 @@ def init(
     """Write a commented job file for a task.
 
     Examples:
-
         hfbatch init text-classification
 
         hfbatch init feature-extraction -o jobs/embed.yaml
@@ -192,7 +186,6 @@ def status(output: Output, json_: Json = False) -> None:
     """Show how far an output is, and the runs that made it.
 
     Examples:
-
         hfbatch status out/quickstart
 
         hfbatch status s3://bucket/labels --json

@@ -12,6 +12,8 @@ from functools import cache
 
 from hfbatch.tasks.base import Task
 
+__all__ = ["Task", "UnknownTask", "all", "find"]
+
 
 class UnknownTask(KeyError):
     """No task has this name or alias; `nearest` is the likeliest meant, if any."""

@@ -58,7 +58,7 @@ class FeatureExtraction(Task):
         return tokenise(self.tokenizer, self.config, self.params, rows["text"].to_pylist())
 
     def forward(self, model: Any, batch: Batch) -> Outputs:
-        """embedding (sequences, dim) float32, or (tokens, dim) for every token."""
+        """Embedding (sequences, dim) float32, or (tokens, dim) for every token."""
         import torch
 
         hidden = model(**batch.inputs)[0]

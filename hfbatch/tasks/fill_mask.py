@@ -16,7 +16,7 @@ import pyarrow as pa
 from pydantic import Field, PositiveInt
 
 from hfbatch.errors import RowError
-from hfbatch.sequences import Array, Ragged, Sequences
+from hfbatch.sequences import Array, Sequences
 from hfbatch.tasks.base import Batch, Flat, Outputs, Task
 from hfbatch.tasks.text import TextParams, by_row, structs, tokenise
 
@@ -60,7 +60,9 @@ class FillMask(Task):
         """One sequence a text; a text without a mask is refused. `tokens` stays behind for postprocess."""
         sequences = tokenise(self.tokenizer, self.config, self.params, rows["text"].to_pylist())
         ids = sequences.ragged("input_ids")
-        masks = np.add.reduceat(ids.values == self.tokenizer.mask_token_id, ids.offsets[:-1]) if len(ids) else ids.lengths
+        masks = (
+            np.add.reduceat(ids.values == self.tokenizer.mask_token_id, ids.offsets[:-1]) if len(ids) else ids.lengths
+        )
         reason = RowError("no_mask", f"the text has no {self.tokenizer.mask_token}")
         refused = {int(row): reason for row in sequences.row[masks == 0]}
         kept = sequences.take(np.flatnonzero(masks > 0))
@@ -68,7 +70,7 @@ class FillMask(Task):
         return Sequences(kept.row, columns, {**sequences.errors, **refused})
 
     def forward(self, model: Any, batch: Batch) -> Outputs:
-        """token and score (masks, k), the best first."""
+        """Token and score (masks, k), the best first."""
         import torch
 
         masked = batch.tokens(batch.inputs["input_ids"]) == self.tokenizer.mask_token_id

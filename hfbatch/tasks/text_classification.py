@@ -42,7 +42,7 @@ class TextClassification(Task):
     Params = TextClassificationParams
 
     def writes(self) -> pa.Schema:
-        """label and score, or labels when top_k asks for several."""
+        """Label and score, or labels when top_k asks for several."""
         if self.params.top_k == 1:
             fields = [("label", pa.string()), ("score", pa.float32())]
         else:
@@ -55,7 +55,7 @@ class TextClassification(Task):
         return tokenise(self.tokenizer, self.config, self.params, rows["text"].to_pylist(), pairs)
 
     def forward(self, model: Any, batch: Batch) -> Outputs:
-        """logits (sequences, labels), float32."""
+        """Logits (sequences, labels), float32."""
         return {"logits": model(**batch.inputs).logits.float()}
 
     def postprocess(self, outputs: Sequences, rows: pa.Table) -> pa.Table:
@@ -84,7 +84,7 @@ class TextClassification(Task):
 
 
 def _default_function(config: Any) -> str:
-    """transformers' rule, in its order: regression, multi-label or one label, several labels."""
+    """Transformers' rule, in its order: regression, multi-label or one label, several labels."""
     if config.problem_type == "regression":
         return "none"
     if config.problem_type == "multi_label_classification" or config.num_labels == 1:

@@ -48,7 +48,9 @@ def test_dimensions_are_cut_before_the_length_becomes_one(encoder, tmp_path):
 
 
 def test_half_precision_stays_close_to_float32(encoder, tmp_path, write_parquet, job_for):
-    job = job_for("feature-extraction", encoder, write_parquet("in.parquet", {"text": TEXTS}), pooling="mean", normalize=True)
+    job = job_for(
+        "feature-extraction", encoder, write_parquet("in.parquet", {"text": TEXTS}), pooling="mean", normalize=True
+    )
     full = np.array(run_inline(plan_of(job))["embedding"].to_pylist())
     job["model"]["dtype"] = "bfloat16"
     half = np.array(run_inline(plan_of(job))["embedding"].to_pylist())
@@ -57,7 +59,11 @@ def test_half_precision_stays_close_to_float32(encoder, tmp_path, write_parquet,
 
 
 def test_minilm_embeds_real_text_as_plain_transformers_does(minilm, tmp_path):
-    texts = ["New drug lowers the risk of stroke.", "Flu season is here: get your shot!", "RT @user: 5 tips http://t.co/x"]
+    texts = [
+        "New drug lowers the risk of stroke.",
+        "Flu season is here: get your shot!",
+        "RT @user: 5 tips http://t.co/x",
+    ]
     params = {"pooling": "mean", "normalize": True}
     output = check(Case("feature-extraction", minilm, {"text": texts}, params), tmp_path)
     expected = reference_vectors(minilm, texts, "mean")

@@ -20,7 +20,9 @@ def masked_texts(count, masks):
 
 
 @pytest.mark.parametrize("masks", [1, 3])
-@pytest.mark.parametrize("params", [{}, {"top_k": 2, "targets": ["good", "bad", "night"]}, {"targets": "goodness"}], ids=str)
+@pytest.mark.parametrize(
+    "params", [{}, {"top_k": 2, "targets": ["good", "bad", "night"]}, {"targets": "goodness"}], ids=str
+)
 def test_values_equal_transformers_pipeline(masked, tmp_path, masks, params):
     texts = masked_texts(25, masks)
     output = check(Case("fill-mask", masked, {"text": texts}, params), tmp_path)
