@@ -1,0 +1,116 @@
+"""The output as others read it: pyarrow, pandas and DuckDB, over the glob the README names."""
+
+import json
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from hfbatch.columns import ticket_of
+from hfbatch.ledger import Ledger
+from hfbatch.model import Predict
+from hfbatch.postprocess import Postprocess
+from hfbatch.preprocess import Preprocess
+from hfbatch.sink import in_order, write_shard
+from hfbatch.source import ReadShard
+from hfbatch.store import open_store
+from tests.inline import plan_of
+from tests.models import sentences
+
+LINEAGE = ["model_id", "model_revision", "parameters", "run_id"]
+
+
+@pytest.fixture(scope="module")
+def written(encoder, tmp_path_factory):
+    """(plan, folder): 300 rows in shards of 100, one row without text, committed by the real sink."""
+    folder = tmp_path_factory.mktemp("readers")
+    texts = [*sentences(299), None]
+    pq.write_table(pa.table({"id": range(300), "text": texts}), folder / "in.parquet")
+    job = {
+        "task": "feature-extraction",
+        "model": {"id": str(encoder)},
+        "input": {"path": str(folder / "in.parquet")},
+        "params": {"pooling": "mean"},
+        "output": {"path": str(folder / "out")},
+    }
+    plan = plan_of(job, shard_rows=100)
+    read, predict = ReadShard(plan.job), Predict(plan.job, plan.machine, 1, Preprocess(plan.job))
+    postprocess = Postprocess(plan.job, "20261120T020000-abcdef")
+    for shard in plan.shards:
+        refs = [plan.files[piece.path].part(piece.start, piece.stop) for piece in shard.pieces]
+        table = postprocess(predict(read.read(shard, refs)))
+        ticket = ticket_of(table)
+        rows = in_order(table, ticket, plan.job.output_schema)
+        write_shard(rows, ticket, plan.job, "20261120T020000-abcdef", 0.0)
+    return plan, folder / "out"
+
+
+def check_lineage(plan, rows):
+    """`rows`: one dict a row, as whatever reader gives them."""
+    assert len(rows) == 300
+    assert sorted(row["id"] for row in rows) == list(range(300))
+    assert {row["model_id"] for row in rows} == {plan.job.model.id}
+    assert {row["model_revision"] for row in rows} == {plan.job.model.commit}
+    assert {row["run_id"] for row in rows} == {"20261120T020000-abcdef"}
+    logged = {row["parameters"] for row in rows}
+    assert len(logged) == 1
+    parameters = json.loads(logged.pop())
+    assert parameters["task"] == "feature-extraction"
+    assert parameters["params"]["pooling"] == "mean"
+    assert parameters["dtype"] == "float32"
+    bad = next(row for row in rows if row["id"] == 299)
+    assert bad["error"] == "null_input: text is null"
+    assert bad["embedding"] is None
+    assert all(len(row["embedding"]) == 32 for row in rows if row["id"] != 299)
+
+
+def test_pyarrow_reads_it(written):
+    plan, out = written
+    table = ds.dataset(out / "data").to_table()
+    check_lineage(plan, table.to_pylist())
+    assert table.schema.field("embedding").type.list_size == 32
+
+
+def test_pandas_reads_it(written):
+    plan, out = written
+    frame = pd.read_parquet(out / "data")
+    assert str(frame["model_revision"].dtype) == "category"
+    check_lineage(
+        plan, [{k: None if v is None or v is pd.NA else v for k, v in row.items()} for row in frame.to_dict("records")]
+    )
+
+
+def test_duckdb_reads_it(written):
+    plan, out = written
+    with duckdb.connect() as connection:
+        relation = connection.sql(f"select * from '{out}/data/*.parquet'")
+        rows = [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+        failed = connection.sql(f"select id from '{out}/data/*.parquet' where error is not null").fetchall()
+    check_lineage(plan, rows)
+    assert failed == [(299,)]
+
+
+def test_lineage_is_dictionary_encoded_and_costs_almost_nothing(written):
+    _, out = written
+    for path in (out / "data").glob("*.parquet"):
+        metadata = pq.ParquetFile(path).metadata
+        group = metadata.row_group(0)
+        columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+        for name in LINEAGE:
+            assert "RLE_DICTIONARY" in columns[name].encodings
+            assert columns[name].total_compressed_size < 1000  # the value once, however many rows
+
+
+def test_every_object_says_what_it_is_and_has_page_checksums(written):
+    plan, out = written
+    ledger = Ledger(open_store(str(out)))
+    for receipt in ledger.receipts(plan.job.generation, [shard.id for shard in plan.shards]):
+        raw = bytearray((out / receipt.data).read_bytes())
+        footer = json.loads(pq.ParquetFile(pa.BufferReader(bytes(raw))).metadata.metadata[b"hfbatch"])
+        assert (footer["shard"], footer["rows"]) == (receipt.shard, receipt.rows)
+        raw[200] ^= 0xFF  # one damaged byte in the data
+        with pytest.raises(OSError, match="CRC"):
+            pq.ParquetFile(pa.BufferReader(bytes(raw)), page_checksum_verification=True).read()
