@@ -14,10 +14,12 @@ from hfbatch import hub, tasks
 from hfbatch.errors import Problem, SpecError
 from hfbatch.job import Job, load_task
 from hfbatch.spec import JobSpec, Loc
+from hfbatch.store import LocalStore, open_store
 from hfbatch.tasks.base import Task
 from hfbatch.where import WhereError, columns_of, parse_where
 
 LINEAGE = ("model_id", "model_revision", "parameters", "run_id")
+RESERVED = "_hfbatch"  # see columns.py
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -25,10 +27,7 @@ def bind(spec: JobSpec, model: hub.PinnedModel, schema: pa.Schema) -> Job:
     """The job with its schemas fixed, or a SpecError with all that does not fit."""
     task_class, problems = tasks.find(spec.task), list[Problem]()
     reads = _reads(spec, task_class, schema, problems)
-    keep = tuple(schema.names) if spec.input.keep == "all" else tuple(spec.input.keep)
-    for index, name in enumerate(keep):
-        if name not in schema.names:
-            problems.append(_no_column(spec, ("input", "keep", index), name, schema))
+    keep = _keep(spec, schema, problems)
     needed = {*keep, *reads.values()}
     if spec.input.where is not None:
         try:
@@ -57,7 +56,7 @@ def bind(spec: JobSpec, model: hub.PinnedModel, schema: pa.Schema) -> Job:
         input_schema=pa.schema([entry for entry in schema if entry.name in needed]),
         output_schema=output,
         errors=spec.errors,
-        output=spec.output.path,
+        output=_absolute(spec.output.path),
         model_place=mark.place,
     )
 
@@ -80,6 +79,21 @@ def _reads(spec: JobSpec, task: type[Task], schema: pa.Schema, problems: list[Pr
             problems.append(spec.origin.problem(loc, message, "name a column of that type"))
         reads[entry.name] = column
     return reads
+
+
+def _keep(spec: JobSpec, schema: pa.Schema, problems: list[Problem]) -> tuple[str, ...]:
+    """The columns carried into the output, each once."""
+    keep = tuple(schema.names) if spec.input.keep == "all" else tuple(spec.input.keep)
+    for index, name in enumerate(keep):
+        loc: Loc = ("input", "path") if spec.input.keep == "all" else ("input", "keep", index)
+        if name not in schema.names:
+            problems.append(_no_column(spec, loc, name, schema))
+        elif name in keep[:index]:
+            problems.append(spec.origin.problem(loc, f"column {name!r} is listed twice", "remove one of them"))
+        elif name.startswith(RESERVED):
+            message = f"column {name!r}: names that begin with {RESERVED} are hfbatch's own"
+            problems.append(spec.origin.problem(loc, message, "leave it out of input.keep, or rename it"))
+    return keep
 
 
 def _readable(found: pa.DataType, wanted: pa.DataType) -> bool:
@@ -117,15 +131,26 @@ def _output_schema(
     spec: JobSpec, schema: pa.Schema, keep: tuple[str, ...], predictions: pa.Schema, problems: list[Problem]
 ) -> pa.Schema:
     """Kept columns, the task's columns, error, lineage; a name that stands twice is a problem."""
-    own = {spec.output.prefix + entry.name: entry.type for entry in predictions}
-    own |= {"error": pa.string(), **dict.fromkeys(LINEAGE, _DICTIONARY)}
-    for name in (name for name in keep if name in own):
-        written = ("input", "keep") if spec.input.keep != "all" else ("output", "prefix")
-        cure = "leave it out of input.keep" if name in ("error", *LINEAGE) else "set output.prefix, such as 'pred_'"
-        message = f"the output would have two columns {name!r}: one kept from the input, one from hfbatch"
-        problems.append(spec.origin.problem(written, message, cure))
+    made = {spec.output.prefix + entry.name: entry.type for entry in predictions}
+    fixed = {"error": pa.string(), **dict.fromkeys(LINEAGE, _DICTIONARY)}
+    own, prefix = made | fixed, ("output", "prefix")
+    for name in sorted(made.keys() & fixed):
+        message = f"the output would have two columns {name!r}: one from the task, one from hfbatch"
+        problems.append(spec.origin.problem(prefix, message, "write another prefix"))
+    for index, name in enumerate(keep):
+        if name in own and name not in keep[:index]:
+            loc: Loc = prefix if spec.input.keep == "all" else ("input", "keep", index)
+            cure = "leave it out of input.keep" if name in fixed else "set output.prefix, such as 'pred_'"
+            message = f"the output would have two columns {name!r}: one kept from the input, one from hfbatch"
+            problems.append(spec.origin.problem(loc, message, cure))
     kept = [schema.field(name) for name in keep if name in schema.names and name not in own]
     return pa.schema([*kept, *(pa.field(name, kind) for name, kind in own.items())])
+
+
+def _absolute(output: str) -> str:
+    """`output` for workers too, which may stand in another folder than the driver."""
+    store = open_store(output)
+    return store.url() if isinstance(store, LocalStore) else output
 
 
 def _dtype(spec: JobSpec, config: Any) -> str:

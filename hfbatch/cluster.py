@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ import ray.data
 
 from hfbatch.errors import HfbatchError, StorageError, SystemicError
 from hfbatch.spec import ActorRange, Machine
+from hfbatch.tally import Failure, Stopped, Tally
 
 _LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -88,8 +89,14 @@ def _stderr_shut() -> Iterator[None]:
 
 
 def _pool(machine: Machine) -> Pool:
-    gpus_there = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus_there, cpus_there = int(there.get("GPU", 0)), there.get("CPU", 0.0)
     gpus = float(gpus_there > 0) if machine.gpus_per_actor == "auto" else machine.gpus_per_actor
+    if machine.address is None and gpus > gpus_there:
+        raise SystemicError(
+            f"machine.gpus_per_actor is {gpus:g}, but Ray sees {gpus_there} GPUs here, and would wait for ever; "
+            "write auto or 0, or set machine.address to a cluster that has them"
+        )
     if machine.actors == "auto":
         count = max(1, int(gpus_there / gpus)) if gpus else 1
         size = ActorRange(min=count, max=count)
@@ -98,7 +105,10 @@ def _pool(machine: Machine) -> Pool:
     else:
         size = ActorRange(min=machine.actors, max=machine.actors)
     in_actor = machine.cpu_steps == "actor" or (machine.cpu_steps == "auto" and not gpus)
-    return Pool(size, gpus, machine.cpus_per_actor, _threads(machine, size.max), in_actor)
+    cpus = machine.cpus_per_actor
+    if cpus_there >= 2 and size.min * cpus > cpus_there - 1:
+        cpus = (cpus_there - 1) / size.min  # one is left to read and write: without it the actors would wait for ever
+    return Pool(size, gpus, cpus, _threads(machine, size.max), in_actor)
 
 
 def _threads(machine: Machine, actors: int) -> int:
@@ -130,67 +140,6 @@ def _data_context() -> Iterator[None]:
             setattr(context, name, value)
 
 
-@dataclass(frozen=True)
-class Failure:
-    """An exception in a worker."""
-
-    step: str
-    message: str  # its type and text
-    trace: str
-    fatal: HfbatchError | None = None  # one that no other shard can escape
-
-
-@dataclass
-class Snapshot:
-    """What the workers have told so far: meters by worker, failures, in the order they came."""
-
-    meters: dict[str, dict[str, float]] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
-
-    def total(self, name: str) -> float:
-        """Sum over workers."""
-        return sum(meter.get(name, 0) for meter in self.meters.values())
-
-    @property
-    def fatal(self) -> HfbatchError | None:
-        """The first failure that ends the run."""
-        return next((failure.fatal for failure in self.failures if failure.fatal is not None), None)
-
-
-class Tally:
-    """A small Ray actor: workers report to it, the driver reads it and asks them to stop through it."""
-
-    def __init__(self) -> None:
-        self._snapshot, self._stopped = Snapshot(), False
-
-    def update(self, worker: str, meter: dict[str, float]) -> bool:
-        """Take a worker's running totals; True: stop."""
-        self._snapshot.meters[worker] = meter
-        return self._stopped
-
-    def fail(self, failure: bytes) -> None:
-        """Take a pickled Failure; a fatal one stops everybody."""
-        loaded: Failure = pickle.loads(failure)
-        self._snapshot.failures.append(loaded)
-        self._stopped = self._stopped or loaded.fatal is not None
-
-    def stop(self) -> None:
-        """Ask all workers to stop at their next batch."""
-        self._stopped = True
-
-    def stopped(self) -> bool:
-        """Whether workers are asked to stop."""
-        return self._stopped
-
-    def snapshot(self) -> Snapshot:
-        """All that was reported."""
-        return self._snapshot
-
-
-class Stopped(Exception):
-    """The driver asked this worker to stop; its shard stays uncommitted."""
-
-
 def start_tally() -> Any:
     """A Tally that costs no CPU of the pool."""
     return ray.remote(num_cpus=0, max_restarts=0)(Tally).remote()
@@ -216,12 +165,11 @@ class Guard:
             return work()
         except Stopped:
             raise
-        except SystemExit:
-            os._exit(70)  # Ray Data waits for ever for a worker that leaves this way
         except BaseException as error:
-            fatal = _fatal(error, constructing=not reraise)
-            failure = Failure(self.name, f"{type(error).__name__}: {error}", traceback.format_exc(), fatal)
+            failure = _failure(self.name, error, constructing=not reraise)
             ray.get(self.tally.fail.remote(pickle.dumps(failure)))
+            if isinstance(error, SystemExit):
+                os._exit(70)  # Ray Data waits for ever for a worker that leaves by SystemExit
             if reraise:
                 raise
             return None
@@ -231,13 +179,13 @@ def _as_list(result: pa.Table | Iterator[pa.Table]) -> list[pa.Table]:
     return [result] if isinstance(result, pa.Table) else list(result)
 
 
-def _fatal(error: BaseException, constructing: bool) -> HfbatchError | None:
-    """The error as one that ends the run, or None where another attempt or another shard may go through."""
-    if isinstance(error, HfbatchError) and not isinstance(error, StorageError):
-        return error
-    if constructing:
-        return error if isinstance(error, HfbatchError) else SystemicError(f"{type(error).__name__}: {error}")
-    return None
+def _failure(step: str, error: BaseException, constructing: bool) -> Failure:
+    """Fatal: what no other attempt and no other shard can escape, such as a step that cannot even be built."""
+    message, ours = f"{type(error).__name__}: {error}", error if isinstance(error, HfbatchError) else None
+    if constructing and ours is None:
+        ours = SystemicError(f"step {step} cannot start: {message}\n{traceback.format_exc()}")
+    fatal = constructing or (ours is not None and not isinstance(ours, StorageError))
+    return Failure(step, message, traceback.format_exc(), ours, fatal)
 
 
 def throttled(tally: Any, worker: str) -> Callable[[Any], None]:

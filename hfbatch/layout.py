@@ -26,9 +26,7 @@ class PaddedBatch:
             if column is None:
                 continue
             if isinstance(column, Ragged):
-                padded = np.full(mask.shape, task.pad_value(name), dtype=np.int64)
-                padded[mask] = column.values
-                column = padded
+                column = _padded(column, mask, task.pad_value(name))
             self.inputs[name] = torch.from_numpy(np.ascontiguousarray(column)).to(device)
         self._lengths = torch.from_numpy(lengths).to(device)
         self._mask = torch.from_numpy(mask).to(device)
@@ -57,6 +55,14 @@ class PaddedBatch:
         """Padding weighs 0."""
         weights = self._mask.unsqueeze(-1).to(torch.float32)
         return (values.float() * weights).sum(dim=1) / self._lengths.unsqueeze(-1)
+
+
+def _padded(column: Ragged, mask: Array, fill: int) -> Array:
+    """(sequences, longest, ...): ids as int64, which is what embeddings take, anything else as it is."""
+    dtype = np.int64 if np.issubdtype(column.values.dtype, np.integer) else column.values.dtype
+    padded = np.full((*mask.shape, *column.values.shape[1:]), fill, dtype=dtype)
+    padded[mask] = column.values
+    return padded
 
 
 def input_lengths(sequences: Sequences, task: Task) -> Array:

@@ -24,7 +24,7 @@ from hfbatch.batch import halve, pack_by_length, padded_tokens
 from hfbatch.errors import RowError, SpecError
 from hfbatch.layout import PaddedBatch, input_lengths
 from hfbatch.preprocess import Preprocess
-from hfbatch.sequences import Array, Column, Ragged, Sequences, scatter
+from hfbatch.sequences import Array, Column, Ragged, Sequences, scatter, take
 from hfbatch.tasks.base import Flat, Outputs, Task
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _is_unused(key: str, task: Task) -> bool:
 
 @dataclass
 class Meter:
-    """What one actor has done since it was last asked."""
+    """What one actor has done since it began."""
 
     rows: int = 0
     sequences: int = 0
@@ -90,6 +90,16 @@ class _Results:
     parts: dict[str, list[tuple[Array, Column]]] = field(default_factory=dict)
     done: list[Array] = field(default_factory=list)
     errors: dict[int, RowError] = field(default_factory=dict)
+
+    def keep(self, batch: Array, outputs: Mapping[str, Column]) -> None:
+        """Take the results of `batch` that are finite; the others are errors."""
+        bad = _non_finite(outputs, len(batch))
+        for item in np.flatnonzero(bad):
+            self.errors[int(batch[item])] = RowError("non_finite", "the model's result has NaN or infinite values")
+        good = np.flatnonzero(~bad)
+        self.done.append(batch[good])
+        for name, column in outputs.items():
+            self.parts.setdefault(name, []).append((batch[good], take(column, good) if bad.any() else column))
 
 
 class Predict:
@@ -119,15 +129,15 @@ class Predict:
         torch.set_num_threads(self.threads)  # OpenMP counts per thread, and Ray calls from others than built this
         if self.preprocess is not None:
             table = self.preprocess(table)
-        before, started = Meter(**vars(self.meter)), time.time()
+        ticket, before, started = col.ticket_of(table), Meter(**vars(self.meter)), time.time()
         sequences = col.sequences_of(table, col.INPUT)
         outputs, errors = self.predict(sequences)
-        self.meter.rows += len(table)
+        self.meter.rows += ticket.rows
         self.meter.errors += len(table) - table[col.ERROR].null_count + len(errors)
         if self.report is not None:
             self.report(self.meter)
         spent = vars(self.meter - before)
-        ticket = col.ticket_of(table).plus(
+        ticket = ticket.plus(
             **spent,
             actor=f"{socket.gethostname()}:{os.getpid()}",
             load_s=self.load_s,
@@ -136,9 +146,8 @@ class Predict:
             **_peaks(self.device),
         )
         self.load_s = 0.0
-        table = table.drop_columns(
-            [name for name in table.column_names if name.removeprefix(col.INPUT) in self.task.inputs]
-        )
+        fed = [col.INPUT + name for name in self.task.inputs if name in sequences.columns]
+        table = table.drop_columns(fed)
         table = col.with_errors(col.with_sequences(table, col.OUTPUT, outputs), errors)
         return ticket.on(table)
 
@@ -161,35 +170,30 @@ class Predict:
 
     def _run(self, sequences: Sequences, batch: Array, lengths: Array, results: _Results) -> None:
         """One batch, halved as often as it must be."""
-        if len(batch) > 1 and padded_tokens(batch, lengths) > self.budget:
-            return self._halves(sequences, batch, lengths, results)
-        try:
-            outputs = self._forward(sequences.take(batch))
-        except Exception as error:
-            exhausted = _is_out_of_memory(error)
-            if exhausted:
-                torch.cuda.empty_cache()
+        if len(batch) == 1 or padded_tokens(batch, lengths) <= self.budget:
+            outputs = self._attempt(sequences.take(batch))
+            if not isinstance(outputs, RowError):
+                results.keep(batch, outputs)
+                return self._count(batch, lengths)
             if len(batch) == 1:
-                code = "out_of_memory" if exhausted else "forward_failed"
-                results.errors[int(batch[0])] = RowError(code, col.describe(error))
+                results.errors[int(batch[0])] = outputs
                 return None
-            if exhausted:
+            if outputs.code == "out_of_memory":
                 self.budget = max(1, padded_tokens(batch, lengths) // 2)
-            return self._halves(sequences, batch, lengths, results)
-        bad = _non_finite(outputs, len(batch))
-        for item in np.flatnonzero(bad):
-            results.errors[int(batch[item])] = RowError("non_finite", "the model's result has NaN or infinite values")
-        good = np.flatnonzero(~bad)
-        results.done.append(batch[good])
-        for name, column in outputs.items():
-            kept = column if len(good) == len(batch) else _take(column, good)
-            results.parts.setdefault(name, []).append((batch[good], kept))
-        self._count(batch, lengths)
-        return None
-
-    def _halves(self, sequences: Sequences, batch: Array, lengths: Array, results: _Results) -> None:
         for half in halve(batch, lengths):
             self._run(sequences, half, lengths, results)
+        return None
+
+    def _attempt(self, batch: Sequences) -> dict[str, Column] | RowError:
+        """The results of `batch`, or why there are none. Raises only when the device itself is lost."""
+        try:
+            return self._forward(batch)
+        except Exception as error:
+            failure = RowError("out_of_memory" if _is_out_of_memory(error) else "forward_failed", col.describe(error))
+        if self.device.type == "cuda":  # only now: the exception held the batch's tensors through its traceback
+            torch.cuda.synchronize(self.device)  # raises again what no later batch escapes, such as a device assert
+            torch.cuda.empty_cache()
+        return failure
 
     def _forward(self, batch: Sequences) -> dict[str, Column]:
         started = time.perf_counter()
@@ -197,6 +201,9 @@ class Predict:
             outputs = self.task.forward(self.model, PaddedBatch(batch, self.task, self.device))
             columns = to_numpy(outputs)
         self.meter.forward_s += time.perf_counter() - started
+        for name, column in columns.items():
+            if len(column) != len(batch):
+                raise AssertionError(f"{self.task.name} gave {len(column)} of {name} for {len(batch)} sequences")
         return columns
 
     def _count(self, batch: Array, lengths: Array) -> None:
@@ -214,6 +221,8 @@ def to_numpy(outputs: Outputs) -> dict[str, Column]:
     for name, value in outputs.items():
         if isinstance(value, Flat):
             lengths = value.lengths.cpu().numpy() if isinstance(value.lengths, torch.Tensor) else value.lengths
+            if int(lengths.sum()) != len(value.values):
+                raise AssertionError(f"{name} has {len(value.values)} values for lengths of {int(lengths.sum())}")
             columns[name] = Ragged.from_lengths(value.values.cpu().numpy(), lengths)
         else:
             columns[name] = value.cpu().numpy()
@@ -236,12 +245,9 @@ def _non_finite(columns: Mapping[str, Column], sequences: int) -> Array:
     return bad
 
 
-def _take(column: Column, index: Array) -> Column:
-    return column.take(index) if isinstance(column, Ragged) else column[index]
-
-
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    said = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")  # the CPU allocator, CUDA, its libraries
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in said)
 
 
 def _peaks(device: torch.device) -> dict[str, float]:

@@ -118,9 +118,10 @@ def _inspect_files(spec: JobSpec) -> tuple[list[Inspected], pa.Schema]:
 def _difference(job: Job, found: Mapping[str, Any], place: str) -> str:
     """What a changed spec changed, with both sides and the ways out."""
     lines = [f"{place}: made by another spec, and outputs never mix:"]
-    for name, value in job.identity.items():
-        if name in found and found[name] != value:
-            lines.append(f"  {name}: there {canonical(found[name])}, now {canonical(value)}")
+    for name in {**job.identity, **found}:
+        there, now = (canonical(side[name]) if name in side else "nothing" for side in (found, job.identity))
+        if there != now:
+            lines.append(f"  {name}: there {there}, now {now}")
     lines.append("  take another output.path, undo the change, or replace all of it with --new-generation")
     return "\n".join(lines)
 

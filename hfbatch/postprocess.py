@@ -25,16 +25,13 @@ class Postprocess:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Null in every column of the task where a row has an error."""
-        started = time.perf_counter()
-        outputs = col.sequences_of(table, col.INPUT, col.OUTPUT) if self._has_outputs(table) else None
-        good = np.flatnonzero(np.asarray(table[col.ERROR].is_null())) if outputs is not None else np.zeros(0, np.int64)
-        rows = task_rows(self.job, self.task, table)
+        started, ticket = time.perf_counter(), col.ticket_of(table)
+        good = np.flatnonzero(np.asarray(table[col.ERROR].is_null())) if ticket.rows else np.zeros(0, dtype=np.int64)
+        outputs, (rows, _) = _outputs(table, good), task_rows(self.job, table)
 
         def predictions_of(index: Array) -> pa.Table:
-            assert outputs is not None
-            wanted = np.flatnonzero(np.isin(outputs.row, index))
-            taken = outputs.take(wanted)
-            local = Sequences(np.searchsorted(index, taken.row), taken.columns)
+            own = outputs.take(np.flatnonzero(np.isin(outputs.row, index)))
+            local = Sequences(np.searchsorted(index, own.row), own.columns)
             made = self.task.postprocess(local, rows.take(index))
             if len(made) != len(index):
                 raise AssertionError(f"task {self.task.name} gave {len(made)} rows for {len(index)}")
@@ -43,10 +40,7 @@ class Postprocess:
         parts, failed = col.isolate(predictions_of, good, "postprocess_failed")
         table = col.with_errors(table, failed)
         result = self._assemble(table, _spread(parts, len(table), self.task.writes()))
-        return col.ticket_of(table).plus(postprocess_s=time.perf_counter() - started).on(result)
-
-    def _has_outputs(self, table: pa.Table) -> bool:
-        return any(name.startswith(col.OUTPUT) for name in table.column_names)
+        return ticket.plus(postprocess_s=time.perf_counter() - started).on(result)
 
     def _assemble(self, table: pa.Table, predictions: pa.Table) -> pa.Table:
         """The columns of the output schema, in its order, and the row number."""
@@ -60,6 +54,13 @@ class Postprocess:
         ordered = [columns[entry.name].cast(entry.type) for entry in job.output_schema]
         result = pa.Table.from_arrays(ordered, schema=job.output_schema)
         return result.append_column(col.ROW, table[col.ROW])
+
+
+def _outputs(table: pa.Table, good: Array) -> Sequences:
+    """The sequences of the rows `good`. Those of other rows may have inputs, but have no results to go with them."""
+    made = table.select([name for name in table.column_names if name.startswith((col.INPUT, col.OUTPUT))])
+    outputs = col.sequences_of(made if len(good) == len(table) else made.take(good), col.INPUT, col.OUTPUT)
+    return Sequences(good[outputs.row], outputs.columns)
 
 
 def _spread(parts: list[tuple[Array, pa.Table]], rows: int, schema: pa.Schema) -> pa.Table:

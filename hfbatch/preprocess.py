@@ -7,7 +7,6 @@ row's error, and the others go on.
 from __future__ import annotations
 
 import time
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,11 +14,12 @@ import pyarrow as pa
 
 from hfbatch import columns as col
 from hfbatch.errors import RowError
-from hfbatch.sequences import Sequences, scatter
-from hfbatch.tasks.base import Task
+from hfbatch.sequences import Array, Sequences, concat
 
 if TYPE_CHECKING:
     from hfbatch.job import Job
+
+_TEXTUAL = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 
 
 class Preprocess:
@@ -33,34 +33,39 @@ class Preprocess:
         """Adds the `_hfbatch_in.*` columns; errors go into the error column."""
         started = time.perf_counter()
         ticket = col.ticket_of(table)
-        rows = task_rows(self.job, self.task, table)
-        rows, errors = _valid(rows)
-        good = np.array([i for i in range(len(table)) if i not in errors and ticket.rows], dtype=np.int64)
-        parts, failed = col.isolate(lambda index: self.task.preprocess(rows.take(index)), good, "preprocess_failed")
-        sequences = _join(parts)
-        table = col.with_sequences(table, col.INPUT, Sequences(sequences.row, sequences.columns, sequences.errors))
-        table = col.with_errors(table, {**errors, **failed})
+        if ticket.rows:  # else its one row only stands for the shard
+            rows, errors = task_rows(self.job, table)
+            good = np.setdiff1d(np.arange(len(table)), list(errors))
+            parts, failed = col.isolate(lambda index: self._sequences(rows.take(index)), good, "preprocess_failed")
+            table = col.with_sequences(table, col.INPUT, _join(parts))
+            table = col.with_errors(table, {**errors, **failed})
         return ticket.plus(tokenise_s=time.perf_counter() - started).on(table)
 
+    def _sequences(self, rows: pa.Table) -> Sequences:
+        """What the task makes of `rows`. AssertionError unless it accounts for each of them, in order."""
+        made = self.task.preprocess(rows)
+        known = np.union1d(made.row, list(made.errors))
+        if not np.array_equal(known, np.arange(len(rows))) or (np.diff(made.row) < 0).any():
+            raise AssertionError(f"task {self.task.name} lost, added or shuffled rows")
+        return made
 
-def task_rows(job: Job, task: Task, table: pa.Table) -> pa.Table:
-    """The columns the task reads, under the task's names."""
-    return pa.table({name: table[column] for name, column in job.reads.items()})
 
+def task_rows(job: Job, table: pa.Table) -> tuple[pa.Table, dict[int, RowError]]:
+    """The columns the task reads, under the task's names and text as text; and what is wrong with a row.
 
-def _valid(rows: pa.Table) -> tuple[pa.Table, dict[int, RowError]]:
-    """The rows as the task's types, and an error for each row that has a null or text that is not UTF-8."""
-    errors: dict[int, RowError] = {}
-    for name in rows.column_names:
-        column = rows[name].combine_chunks()
+    That is a null, or bytes that are not UTF-8 (which become an empty text).
+    """
+    rows, errors = {}, dict[int, RowError]()
+    for name, source in job.reads.items():
+        column = table[source].combine_chunks()
         for null in np.flatnonzero(np.asarray(column.is_null())):
             errors.setdefault(int(null), RowError("null_input", f"{name} is null"))
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_binary(column.type):
+        if any(holds(column.type) for holds in _TEXTUAL):
             column, broken = _utf8(column)
             for row in broken:
                 errors.setdefault(row, RowError("bad_utf8", f"{name} is not UTF-8 text"))
-        rows = col.with_column(rows, name, column)
-    return rows, errors
+        rows[name] = column
+    return pa.table(rows), errors
 
 
 def _utf8(column: pa.Array) -> tuple[pa.Array, list[int]]:
@@ -80,19 +85,11 @@ def _utf8(column: pa.Array) -> tuple[pa.Array, list[int]]:
     return pa.array(values, pa.large_string()), broken
 
 
-def _join(parts: list[tuple[np.ndarray, Sequences]]) -> Sequences:
+def _join(parts: list[tuple[Array, Sequences]]) -> Sequences:
     """The sequences of several takes of rows as one, under the rows' own numbers."""
     errors = {int(index[row]): error for index, part in parts for row, error in part.errors.items()}
     full = [(index, part) for index, part in parts if len(part)]
     if not full:
         return Sequences(np.zeros(0, dtype=np.int64), {}, errors)
-    starts = np.concatenate([[0], np.cumsum([len(part) for _, part in full])])
-    spans = [np.arange(start, stop) for start, stop in pairwise(starts)]
-    names = {name: part.columns[name] for _, part in full for name in part.columns}
-    columns = {
-        name: scatter(
-            [(span, part.columns[name]) for span, (_, part) in zip(spans, full, strict=True)], int(starts[-1])
-        )
-        for name in names
-    }
+    columns = {name: concat([part.columns[name] for _, part in full]) for name in full[0][1].columns}
     return Sequences(np.concatenate([index[part.row] for index, part in full]), columns, errors)

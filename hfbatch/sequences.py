@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,7 +37,7 @@ class Ragged:
     def from_lists(cls, lists: Sequence[Sequence[int]], dtype: Any = np.int32) -> Ragged:
         """Token ids as a tokenizer gives them."""
         lengths = np.fromiter((len(item) for item in lists), dtype=np.int64, count=len(lists))
-        flat = np.fromiter((value for item in lists for value in item), dtype=dtype, count=int(lengths.sum()))
+        flat = np.fromiter(chain.from_iterable(lists), dtype=dtype, count=int(lengths.sum()))
         return cls.from_lengths(flat, lengths)
 
     def __len__(self) -> int:
@@ -106,13 +107,15 @@ class Sequences:
 
     @classmethod
     def from_arrow(cls, columns: Mapping[str, pa.Array]) -> Sequences:
-        """The inverse of `to_arrow`."""
-        row, decoded = np.zeros(0, dtype=np.int64), {}
+        """The inverse of `to_arrow`. AssertionError where columns disagree on the sequences of a row."""
+        row, decoded = None, dict[str, Column]()
         for name, array in columns.items():
             lengths = array.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
-            row = np.repeat(np.arange(len(array)), lengths)
-            decoded[name] = _from_arrow(array.flatten())
-        return cls(row, decoded)
+            own = np.repeat(np.arange(len(array)), lengths)
+            if row is not None and not np.array_equal(row, own):
+                raise AssertionError(f"column {name!r} has other sequences than {', '.join(decoded)}")
+            row, decoded[name] = own, _from_arrow(array.flatten())
+        return cls(np.zeros(0, dtype=np.int64) if row is None else row, decoded)
 
 
 def take(column: Column, index: Array) -> Column:
@@ -131,10 +134,11 @@ def scatter(parts: Iterable[tuple[Array, Column]], items: int) -> Column:
         raise AssertionError(f"{len(order)} results for {items} sequences: a batch was lost or doubled")
     back = np.empty(items, dtype=np.int64)
     back[order] = np.arange(items)
-    return take(_concat([column for _, column in pairs]), back)
+    return take(concat([column for _, column in pairs]), back)
 
 
-def _concat(columns: list[Column]) -> Column:
+def concat(columns: list[Column]) -> Column:
+    """The entries of all `columns`, which are of one kind, one after another."""
     if isinstance(columns[0], Ragged):
         ragged = [column for column in columns if isinstance(column, Ragged)]
         return Ragged.from_lengths(

@@ -34,8 +34,8 @@ def read_status(output: str) -> dict[str, Any]:
 
 
 def _run(ledger: Ledger, run_id: str) -> dict[str, Any]:
-    """A run's start, and its end if it came to one."""
-    started, report = ledger.run_file(run_id, "started.json") or {}, ledger.run_file(run_id, "report.json")
-    ended = report or {"outcome": "no report: running, or killed"}
+    """A run's start, and its end if it came to one: `outcome` is None while it is at work or when it was killed."""
+    started, ended = ledger.run_file(run_id, "started.json") or {}, ledger.run_file(run_id, "report.json") or {}
     names = ("outcome", "rows_new", "rows_failed", "rows_per_s", "padding_share")
-    return {"run_id": run_id, "host": started.get("host"), **{name: ended.get(name) for name in names}}
+    about = {name: started.get(name) for name in ("job", "host", "started")}  # started: seconds since 1970
+    return {"run_id": run_id, **about, **{name: ended.get(name) for name in names}}

@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 
-from hfbatch.cluster import Failure, Snapshot
+from hfbatch.budget import Budget
 from hfbatch.errors import ErrorBudgetExceeded
 from hfbatch.ledger import Receipt
 from hfbatch.planner import Plan
 from hfbatch.report import Progress
-from hfbatch.spec import ErrorsSpec
+from hfbatch.tally import Failure, Snapshot
 
 INTERVAL_S = 0.5
-JUDGED_FROM = 1000  # rows: a fraction of fewer says little
-
-
-class Budget:
-    """How many rows may fail."""
-
-    def __init__(self, errors: ErrorsSpec) -> None:
-        self.errors = errors
-
-    def exceeded(self, rows: int, failed: int, final: bool) -> str | None:
-        """Why `failed` of `rows` are too many, or None. Before the end a fraction is judged from 1,000 rows on."""
-        if self.errors.max_failed_rows is not None and failed > self.errors.max_failed_rows:
-            return f"{failed:,} rows failed, errors.max_failed_rows is {self.errors.max_failed_rows:,}"
-        if rows and (final or rows >= JUDGED_FROM) and failed / rows > self.errors.max_failed_fraction:
-            allowed = self.errors.max_failed_fraction
-            return f"{failed:,} of {rows:,} rows failed ({failed / rows:.2%}), errors.max_failed_fraction is {allowed}"
-        return None
-
-    def judge(self, receipts: Iterable[Receipt]) -> ErrorBudgetExceeded | None:
-        """The final verdict on all committed rows."""
-        receipts = list(receipts)
-        rows, failed = sum(receipt.rows for receipt in receipts), sum(receipt.failed for receipt in receipts)
-        reason = self.exceeded(rows, failed, final=True)
-        if reason is None:
-            return None
-        codes = sorted({code for receipt in receipts for code in receipt.errors})
-        return ErrorBudgetExceeded(
-            f"{reason}; codes: {', '.join(codes)}. The rows are committed with their `error`; to accept them, raise "
-            "the budget and run again (nothing is inferred twice)"
-        )
 
 
 class Watch:
@@ -82,11 +53,19 @@ class Watch:
         while not self._done.wait(INTERVAL_S):
             try:
                 snapshot = self.snapshot()
+                self._judge(snapshot)
             except ray.exceptions.RayError:
                 return  # the tally is gone, and so is the run
-            self._judge(snapshot)
-            if self.show is not None:
+            self._show(snapshot)
+
+    def _show(self, snapshot: Snapshot) -> None:
+        """A display that fails must not take the error budget, or the run, with it."""
+        if self.show is not None:
+            try:
                 self.show(self.progress(snapshot))
+            except Exception:
+                logging.getLogger(__name__).exception("showing progress failed; the run goes on without it")
+                self.show = None
 
     def _judge(self, snapshot: Snapshot) -> None:
         rows = self.rows_before + int(snapshot.total("rows"))
@@ -94,7 +73,7 @@ class Watch:
         reason = self.budget.exceeded(rows, failed, final=False)
         if reason is not None and snapshot.fatal is None:
             error = ErrorBudgetExceeded(f"{reason}; stopped early. What is committed stays")
-            ray.get(self.tally.fail.remote(pickle.dumps(Failure("budget", str(error), "", error))))
+            ray.get(self.tally.fail.remote(pickle.dumps(Failure("budget", str(error), "", error, fatal=True))))
 
     def progress(self, snapshot: Snapshot) -> Progress:
         """How far the run is. Rates count from the first batch."""

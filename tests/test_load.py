@@ -210,7 +210,7 @@ def test_a_problem_names_key_value_and_what_to_write(source: Any, key: str, mess
     [
         ({"actors": "0"}, "actors", "must be greater than 0, got '0'", "or write 'auto'"),
         ({"actors": "many"}, "actors", "expected 'auto', a whole number or a mapping (key: value), got 'many'", None),
-        ({"actors": {"min": "1"}}, "actors.max", "missing", "write 'max: 8'"),
+        ({"actors": {"min": "1"}}, "actors.max", "missing (actors at most)", "write 'max: 8'"),
         ({"actors": {"min": "3", "max": "1"}}, "actors", "min 3 is over max 1", None),
         ({"actors": {"max": "x"}}, "actors.max", "expected a whole number, got 'x'", None),
         ({"gpus_per_actor": "atuo"}, "gpus_per_actor", "expected 'auto' or a number, got 'atuo'", "write 'auto'"),

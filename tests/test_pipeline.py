@@ -2,7 +2,9 @@
 
 import json
 import logging
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -35,26 +37,57 @@ def ledger_of(folder):
     return Ledger(open_store(str(folder / "out")))
 
 
+def write_inputs(folder):
+    """260 rows in three files and none in a fourth; every row knows where it stands."""
+    folder.mkdir()
+    for name, rows, size in (("a", 130, 40), ("b", 100, 100), ("c", 30, 30), ("empty", 0, 1)):
+        write(folder, name, rows, row_group_size=size)
+    return folder
+
+
+def write(folder, name, rows, seed=None, **options):
+    columns = {
+        "file": pa.array([name] * rows, pa.string()),
+        "row": pa.array(range(rows), pa.int64()),
+        "text": pa.array(sentences(rows, seed=seed or rows), pa.string()),
+    }
+    pq.write_table(pa.table(columns), folder / f"{name}.parquet", **options)
+
+
+def job_over(model, inputs, output):
+    return {
+        "task": "text-classification",
+        "model": {"id": str(model)},
+        "input": {"path": str(inputs)},
+        "output": {"path": str(output)},
+    }
+
+
 @pytest.fixture
-def job(classifier, write_parquet, job_for):
-    """260 rows in three files; every row knows where it stands."""
-    for name, rows, size in (("a", 130, 40), ("b", 100, 100), ("c", 30, 30)):
-        columns = {"file": [name] * rows, "row": list(range(rows)), "text": sentences(rows, seed=rows)}
-        write_parquet(f"in/{name}.parquet", columns, row_group_size=size)
-    return job_for(
-        "text-classification",
-        classifier,
-        write_parquet(
-            "in/empty.parquet",
-            pa.schema([("file", pa.string()), ("row", pa.int64()), ("text", pa.string())]).empty_table(),
-        ).parent,
-    )
+def job(classifier, tmp_path):
+    """A job of about ten shards that has not run."""
+    return job_over(classifier, write_inputs(tmp_path / "in"), tmp_path / "out")
 
 
-def test_every_row_comes_out_once_with_its_prediction_and_lineage(job, tmp_path):
-    seen = []
-    report = hfbatch.run(job, on=MACHINE, watch=seen.append)
-    made = output_of(tmp_path)
+@pytest.fixture(scope="module")
+def finished(classifier, tmp_path_factory):
+    """(job, its report, what `watch` saw) of one that ran to its end; not to be changed."""
+    folder, seen = tmp_path_factory.mktemp("finished"), []
+    job = job_over(classifier, write_inputs(folder / "in"), folder / "out")
+    return job, hfbatch.run(job, on=MACHINE, watch=seen.append), seen
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """The finished job with a copy of its output, to do anything to."""
+    shutil.copytree(finished[0]["output"]["path"], tmp_path / "out")
+    return {**finished[0], "output": {"path": str(tmp_path / "out")}}
+
+
+def test_every_row_comes_out_once_with_its_prediction_and_lineage(finished):
+    job, report, seen = finished
+    folder = Path(job["output"]["path"]).parent
+    made = output_of(folder)
     expected = Counter([("a", i) for i in range(130)] + [("b", i) for i in range(100)] + [("c", i) for i in range(30)])
     assert Counter(zip(made["file"].to_pylist(), made["row"].to_pylist(), strict=True)) == expected
     assert (report.outcome, report.rows, report.rows_new, report.rows_failed) == ("success", 260, 260, 0)
@@ -63,10 +96,12 @@ def test_every_row_comes_out_once_with_its_prediction_and_lineage(job, tmp_path)
     assert 0 <= report.padding_share < 1
     assert 0 < report.forward_share <= 1
     assert report.seconds.forward > 0
+    assert seen
+    assert {progress.rows_total for progress in seen} == {260}
     assert set(made["run_id"].to_pylist()) == {report.run_id}
     assert set(made["model_revision"].to_pylist()) == {report.model_revision}
     check_same_as_inline(job, made)
-    ledger = ledger_of(tmp_path)
+    ledger = ledger_of(folder)
     manifest = ledger.run_file(report.run_id, "manifest.json")
     assert manifest["rows"] == 260
     assert sorted(entry["data"] for entry in manifest["objects"]) == ledger.store.list("data")
@@ -83,34 +118,38 @@ def check_same_as_inline(job, made):
     assert np.allclose(made["score"].to_numpy(), inline["score"].to_numpy(), atol=1e-5)
 
 
-def test_a_rerun_has_nothing_to_do_and_touches_no_file(job, tmp_path):
-    hfbatch.run(job, on=MACHINE)
+def test_a_rerun_has_nothing_to_do_and_touches_no_file(copied, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    report = hfbatch.run(job, on={"shard_rows": 7, "max_batch_tokens": 99})
+    report = hfbatch.run(copied, on={"shard_rows": 7, "max_batch_tokens": 99})
     assert (report.outcome, report.rows_new, report.rows) == ("nothing_to_do", 0, 260)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
 
-def test_only_what_is_missing_is_inferred_again(job, tmp_path):
-    hfbatch.run(job, on=MACHINE)
+def test_only_what_is_missing_is_inferred_again(copied, tmp_path):
     ledger = ledger_of(tmp_path)
-    records, generation = ledger.store.list("_hfbatch/commits"), hfbatch.plan(job, on=MACHINE).job.generation
+    records, generation = ledger.store.list("_hfbatch/commits"), hfbatch.plan(copied, on=MACHINE).job.generation
     ledger.store.delete([records[0], "_SUCCESS"])  # killed between object and record, and before the end
-    standing = {shard: r for shard in ledger.committed(generation) for r in ledger.receipts(generation, [shard])}
-    plan = hfbatch.plan(job, on=MACHINE)
+    standing = ledger.receipts(generation, sorted(ledger.committed(generation)))
+    plan = hfbatch.plan(copied, on=MACHINE)
     assert (len(plan.todo), plan.complete) == (1, False)
-    report = hfbatch.run(job, on=MACHINE)
-    assert report.outcome == "success"
-    assert report.rows == 260
-    again = {r.shard: r for r in ledger.receipts(generation, standing)}
-    assert again == standing
+    report = hfbatch.run(copied, on=MACHINE)
+    assert (report.outcome, report.rows) == ("success", 260)
+    assert ledger.receipts(generation, sorted(receipt.shard for receipt in standing)) == standing
     assert Counter(output_of(tmp_path)["file"].to_pylist()) == {"a": 130, "b": 100, "c": 30}
 
 
-def test_new_and_changed_files_are_inferred_and_superseded_rows_leave(job, tmp_path, write_parquet):
+def test_a_finished_output_without_its_last_step_is_published_without_ray(copied, tmp_path):
+    ledger = ledger_of(tmp_path)
+    ledger.store.delete(["_SUCCESS", "_hfbatch/CURRENT"])
+    report = hfbatch.run(copied, on={"address": "ray://no-such-host:1"})
+    assert (report.outcome, report.rows, report.rows_new) == ("success", 260, 0)
+    assert ledger.success()["run_id"] == report.run_id
+
+
+def test_new_and_changed_files_are_inferred_and_superseded_rows_leave(job, tmp_path):
     hfbatch.run(job, on=MACHINE)
-    write_parquet("in/b.parquet", {"file": ["b"] * 20, "row": list(range(20)), "text": sentences(20, seed=9)})
-    write_parquet("in/d.parquet", {"file": ["d"] * 70, "row": list(range(70)), "text": sentences(70, seed=8)})
+    write(tmp_path / "in", "b", 20, seed=9)
+    write(tmp_path / "in", "d", 70, seed=8)
     report = hfbatch.run(job, on=MACHINE)
     assert Counter(output_of(tmp_path)["file"].to_pylist()) == {"a": 130, "b": 20, "c": 30, "d": 70}
     assert report.rows_new < 130
@@ -120,19 +159,18 @@ def test_new_and_changed_files_are_inferred_and_superseded_rows_leave(job, tmp_p
     assert ledger_of(tmp_path).success()["run_id"] == report.run_id
 
 
-def test_a_changed_spec_is_refused_with_the_difference_until_a_new_generation_is_asked_for(job, tmp_path):
-    first = hfbatch.run(job, on=MACHINE)
-    changed = {**job, "params": {"top_k": 2}}
+def test_a_changed_spec_is_refused_with_the_difference_until_a_new_generation_is_asked_for(copied, finished, tmp_path):
+    changed = {**copied, "params": {"top_k": 2}}
     with pytest.raises(Conflict, match=r"(?s)top_k\":1.*top_k\":2.*--new-generation"):
         hfbatch.run(changed, on=MACHINE)
-    assert ledger_of(tmp_path).success()["run_id"] == first.run_id
+    assert ledger_of(tmp_path).success()["run_id"] == finished[1].run_id
     second = hfbatch.run(changed, on=MACHINE, new_generation=True)
     made = output_of(tmp_path)
     assert len(made) == 260
     assert "labels" in made.column_names
-    assert second.generation != first.generation
+    assert second.generation != finished[1].generation
     with pytest.raises(Conflict):
-        hfbatch.run(job, on=MACHINE)
+        hfbatch.run(copied, on=MACHINE)
 
 
 def test_bad_rows_get_nulls_and_an_error_and_the_others_go_on(tmp_path, write_parquet, job_for):
@@ -227,10 +265,16 @@ def test_an_input_without_rows_is_a_success_without_files(tmp_path, classifier, 
     assert hfbatch.run(job).outcome == "nothing_to_do"
 
 
-@pytest.mark.parametrize(
-    "machine", [{"cpu_steps": "tasks"}, {"actors": 2, "cpus_per_actor": 0.5}, {"max_batch_rows": 3}], ids=str
-)
+@pytest.mark.parametrize("machine", [{"cpu_steps": "tasks"}, {"actors": 2}, {"max_batch_rows": 3}], ids=str)
 def test_the_machine_never_changes_a_prediction(job, tmp_path, machine):
-    report = hfbatch.run(job, on={**MACHINE, **machine})
+    hfbatch.run(job, on={**MACHINE, **machine})
     check_same_as_inline(job, output_of(tmp_path))
-    assert report.actors == machine.get("actors", 1)
+
+
+@pytest.mark.slow
+def test_every_actor_of_a_pool_gets_work_and_two_on_two_cpus_do_not_starve_the_reader(classifier, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in "abcd":
+        write(tmp_path / "in", name, 6000)
+    report = hfbatch.run(job_over(classifier, tmp_path / "in", tmp_path / "out"), on={"actors": 2, "max_batch_rows": 8})
+    assert (report.rows, report.actors) == (24_000, 2)

@@ -2,54 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
+from hfbatch.cli.text import bold, facts, fold, one_line, out, table
+from hfbatch.cli.words import column_type, commit, count, size
+from hfbatch.spec import ActorRange
 from hfbatch.tasks.base import Task
 
 if TYPE_CHECKING:
     from hfbatch.planner import Plan
     from hfbatch.report import RunReport
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-
-
-def console() -> Console:
-    """Stdout; wide enough when it is not a terminal that nothing is folded."""
-    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 120)
-
-
-def size(nbytes: float) -> str:
-    """Bytes for people."""
-    for unit in _UNITS:
-        if nbytes < 1024 or unit == _UNITS[-1]:
-            return f"{nbytes:,.0f} {unit}" if unit == "B" else f"{nbytes:,.1f} {unit}"
-        nbytes /= 1024
-    raise AssertionError
-
-
-def _facts(title: str, rows: Iterable[tuple[str, str]]) -> None:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2, 0, 0)
-    )
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, value)
-    console().print(table)
-
 
 def report(report: RunReport) -> None:
     """A run in a dozen lines."""
     done_before = report.rows - report.rows_new
-    errors = ", ".join(f"{code} {count:,}" for code, count in report.errors.items())
+    errors = ", ".join(f"{code} {failed:,}" for code, failed in report.errors.items())
     rows = [
         ("outcome", report.outcome.replace("_", " ")),
-        ("model", f"{report.model_id} @ {report.model_revision}"),
+        ("model", f"{report.model_id} @ {commit(report.model_revision)}"),
         ("rows", f"{report.rows:,} in the output: {report.rows_new:,} new, {done_before:,} already committed"),
         ("errors", f"{report.rows_failed:,}" + (f" ({errors})" if errors else "")),
         ("shards", f"{report.shards:,}, {report.shards_new:,} new"),
@@ -57,88 +31,136 @@ def report(report: RunReport) -> None:
     if report.rows_new:
         rows += _speed(report)
     rows.append(("output", f"{report.output}/data/*.parquet"))
-    _facts(f"{report.job} {report.run_id}".rstrip(), rows)
+    out(bold(f"{report.job} {report.run_id}".rstrip()) + "\n" + facts(rows))
 
 
 def _speed(report: RunReport) -> list[tuple[str, str]]:
     took = report.seconds
-    split = (
-        f"start {took.start:.1f} (model load {took.model_load:.1f}), read {took.read:.1f}, tokenise {took.tokenise:.1f}, "
-        f"forward {took.forward:.1f}, postprocess {took.postprocess:.1f}, write {took.write:.1f}"
-    )
+    steps = ("read", "tokenise", "forward", "postprocess", "write")
+    split = ", ".join(f"{step} {getattr(took, step):.1f}" for step in steps)
     gpu = f", GPU {size(report.peak_gpu_bytes)}" if report.peak_gpu_bytes else ""
+    rates = f"{report.rows_per_s:,.1f} rows/s, {report.tokens_per_s:,.0f} tokens/s"
+    batches = count(report.batches, "batch")
     return [
-        ("speed", f"{report.rows_per_s:,.1f} rows/s, {report.tokens_per_s:,.0f} tokens/s on {report.actors} actor(s)"),
-        ("padding", f"{report.padding_share:.1%} of {report.padded_tokens:,} tokens, in {report.batches:,} batches"),
+        ("speed", f"{rates} on {count(report.actors, 'actor')}"),
+        ("padding", f"{report.padding_share:.1%} of {count(report.padded_tokens, 'token')}, in {batches}"),
         ("forward", f"{report.forward_share:.1%} of the time between the first and the last batch"),
-        ("seconds", f"{took.total:.1f} in all: {split}"),
+        ("seconds", f"{took.total:.1f} in all: start {took.start:.1f} (model load {took.model_load:.1f}), {split}"),
         ("memory", f"peak {size(report.peak_memory_bytes)} a model process{gpu}"),
         ("written", size(report.bytes_written)),
     ]
 
 
-def head(plan: Plan, rows: int, as_json: bool) -> None:
-    """The first rows of the output; on stderr where stdout is for JSON."""
-    import pyarrow.parquet as pq
-
-    from hfbatch.ledger import Ledger
-    from hfbatch.store import open_store
-
-    ledger, left = Ledger(open_store(plan.job.output)), rows
-    table = Table(title=f"first {rows} rows", title_justify="left", title_style="bold")
-    names = [name for name in plan.job.output_schema.names if name not in ("model_id", "parameters")]
-    for name in names:
-        table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=40)
-    for receipt in ledger.receipts(plan.job.generation, [shard.id for shard in plan.shards[:rows]]):
-        if receipt.data is None or left <= 0:
-            continue
-        with ledger.store.open_input(receipt.data) as stream:
-            batch = next(pq.ParquetFile(stream).iter_batches(batch_size=left))
-        for row in batch.to_pylist():
-            table.add_row(*(_short(row[name]) for name in names))
-        left -= len(batch)
-    (Console(stderr=True) if as_json else console()).print(table)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list) and value and isinstance(value[0], float):
-        return f"[{', '.join(f'{x:.3f}' for x in value[:3])}, … {len(value)}]"
-    return "" if value is None else str(value).replace("\n", " ")[:80]
-
-
 def plan(plan: Plan) -> None:
     """A plan on one screen."""
-    job, todo = plan.job, plan.todo
-    new_rows = sum(shard.rows for shard in todo)
-    before = " before where" if job.where else ""
-    actors = plan.machine.actors
-    state = "complete; a run has nothing to do" if plan.complete else f"{len(todo):,} shards ({new_rows:,} rows) to do"
-    columns = [f"{entry.name}: {_type(entry.type)}" for entry in job.output_schema]
+    job, written = plan.job, facts((entry.name, column_type(entry.type)) for entry in plan.job.output_schema)
     rows = [
-        ("task", f"{job.task} {job.parameters}"),
-        ("model", f"{job.model.id} @ {job.model.commit}"),
-        ("precision", job.dtype),
-        ("input", f"{len(plan.files):,} files, {plan.rows:,} rows{before}: {', '.join(plan.spec.input.paths)}"),
-        ("reads", ", ".join(f"{name} <- {column}" for name, column in job.reads.items())),
+        ("task", job.task),
+        ("params", json.dumps(dict(job.params), ensure_ascii=False)),
+        ("model", f"{job.model.id} @ {commit(job.model.commit)}"),
+        ("dtype", job.dtype),
+        ("input", f"{count(len(plan.files), 'file')}, {_rows(plan)}: {', '.join(plan.spec.input.paths)}"),
+        ("reads", ", ".join(f"{name} from {column}" for name, column in job.reads.items())),
         ("where", job.where or "all rows"),
         ("output", f"{job.output}/data/*.parquet"),
-        ("columns", "\n".join(columns)),
+        ("columns", written),
         ("shards", f"{len(plan.shards):,}, {len(plan.done):,} committed"),
         ("generation", job.generation[:8]),
-        ("machine", f"{plan.machine.address or 'a local Ray'}, actors {actors}"),
-        ("state", state),
+        ("machine", _machine(plan)),
+        ("state", _state(plan)),
     ]
-    _facts(f"plan of {job.name}", rows)
+    out(bold(f"plan of {job.name}") + "\n" + facts(rows))
 
 
-def _type(kind: Any) -> str:
-    text = str(kind)
-    return text if len(text) < 90 else text[:87] + "..."
+def _rows(plan: Plan) -> str:
+    limit = f", at most {plan.spec.input.limit:,} taken" if plan.spec.input.limit else ""
+    return count(plan.rows, "row") + (" before where" if plan.job.where else "") + limit
 
 
-def plan_as_dict(plan: Plan) -> dict[str, Any]:
+def _machine(plan: Plan) -> str:
+    machine, actors = plan.machine, plan.machine.actors
+    pool = f"{actors.min} to {actors.max}" if isinstance(actors, ActorRange) else actors
+    where = machine.address or "a Ray of its own"
+    return f"{where}; actors {pool}, gpus_per_actor {machine.gpus_per_actor}, batch tokens {machine.max_batch_tokens}"
+
+
+def _state(plan: Plan) -> str:
+    if plan.conflict is not None:
+        return "a run would refuse: what stands in the output contradicts it"
+    if plan.complete:
+        return "complete; a run has nothing to do"
+    left = sum(shard.rows for shard in plan.todo)
+    return (
+        f"{count(len(plan.todo), 'shard')} to do, {count(left, 'row')}" if plan.todo else "all committed, not published"
+    )
+
+
+def tasks(found: Sequence[type[Task]]) -> None:
+    """One line a task."""
+    rows = [(task.name, _about(task).splitlines()[0].partition(": ")[2] + _also(task)) for task in found]
+    out(table(("task", "what it does"), rows))
+
+
+def _also(task: type[Task]) -> str:
+    return f" Also called {', '.join(task.aliases)}." if task.aliases else ""
+
+
+def task(task: type[Task]) -> None:
+    """What a task reads and writes, and its parameters."""
+    rows = []
+    for name, about in _params(task).items():
+        meaning, choices = str(about.get("description", "")), _choices(about)
+        if not all(choice in meaning for choice in choices):
+            meaning += f" ({' | '.join(choices)})"
+        rows.append((name, json.dumps(about.get("default")).strip('"'), meaning))
+    out(fold(_about(task)) + "\n\n" + bold("params") + "\n" + table(("name", "default", "meaning"), rows))
+
+
+def _params(task: type[Task]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = task.Params.model_json_schema().get("properties", {})
+    return found
+
+
+def _choices(about: Mapping[str, Any]) -> list[str]:
+    """The words a parameter takes, where it takes no others."""
+    return [str(word) for each in (about, *about.get("anyOf", ())) for word in each.get("enum", ())]
+
+
+def _about(task: type[Task]) -> str:
+    return (sys.modules[task.__module__].__doc__ or "").strip()
+
+
+def status(found: Mapping[str, Any]) -> None:
+    """An output folder and its runs."""
+    done, planned = found["rows_committed"], found["rows_planned"]
+    rows = [
+        ("state", "complete" if found["complete"] else "not complete; the command that made it resumes it"),
+        ("rows", f"{done:,} committed of {planned:,} planned, {found['rows_failed']:,} with an error"),
+        ("shards", f"{found['shards_committed']:,} of {found['shards']:,}"),
+        ("task", found["identity"].get("task", "unknown")),
+        ("model commit", commit(found["identity"].get("model_commit", "unknown"))),
+    ]
+    names = ("run", "outcome", "rows", "errors", "rows/s", "padding", "host")
+    runs = table(names, [_run(run) for run in found["runs"]], right=names[2:6])
+    out(f"{bold(found['output'])}\n{facts(rows)}\n\n{runs}")
+
+
+def _run(run: Mapping[str, Any]) -> tuple[str, ...]:
+    def written(name: str, pattern: str) -> str:
+        return "" if run[name] is None else format(run[name], pattern)
+
+    outcome = (run["outcome"] or "running or killed").replace("_", " ")
+    numbers = (written("rows_new", ","), written("rows_failed", ","), written("rows_per_s", ",.1f"))
+    return (run["run_id"], outcome, *numbers, written("padding_share", ".1%"), one_line(run["host"] or ""))
+
+
+def plan_as_data(plan: Plan) -> dict[str, Any]:
     """All of a plan as plain data."""
     job = plan.job
+    shards = [
+        {"id": s.id, "rows": s.rows, "committed": s.id in plan.done, "pieces": [vars(piece) for piece in s.pieces]}
+        for s in plan.shards
+    ]
     return {
         "job": job.name,
         "generation": job.generation,
@@ -149,78 +171,20 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
         "rows": plan.rows,
         "output": job.output,
         "output_schema": {entry.name: str(entry.type) for entry in job.output_schema},
-        "shards": [
-            {
-                "id": shard.id,
-                "rows": shard.rows,
-                "committed": shard.id in plan.done,
-                "pieces": [vars(piece) for piece in shard.pieces],
-            }
-            for shard in plan.shards
-        ],
+        "shards": shards,
         "shards_committed": len(plan.done),
         "complete": plan.complete,
         "conflict": plan.conflict,
     }
 
 
-def task_as_dict(task: type[Task]) -> dict[str, Any]:
+def task_as_data(task: type[Task]) -> dict[str, Any]:
     """A task as plain data."""
-    columns = {entry.name: str(entry.type) for entry in task.reads}
-    optional = {entry.name: str(entry.type) for entry in task.optional}
     return {
         "name": task.name,
         "aliases": list(task.aliases),
-        "reads": columns,
-        "optional": optional,
-        "params": task.Params.model_json_schema().get("properties", {}),
+        "reads": {entry.name: str(entry.type) for entry in task.reads},
+        "optional": {entry.name: str(entry.type) for entry in task.optional},
+        "params": _params(task),
         "about": _about(task),
     }
-
-
-def tasks(found: Sequence[type[Task]]) -> None:
-    """One line a task."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("task", "aliases", "what it does"):
-        table.add_column(name, overflow="fold")
-    for task in found:
-        table.add_row(task.name, ", ".join(task.aliases), _about(task).splitlines()[0].partition(": ")[2])
-    console().print(table)
-
-
-def task(task: type[Task]) -> None:
-    """What a task reads and writes, and its parameters."""
-    out = console()
-    out.print(_about(task), markup=False)
-    table = Table(title="params", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for name in ("name", "default", "meaning"):
-        table.add_column(name, overflow="fold")
-    for name, info in task.Params.model_fields.items():
-        table.add_row(name, str(info.default) if info.default is not None else "null", info.description or "")
-    out.print(table)
-
-
-def _about(task: type[Task]) -> str:
-    return (sys.modules[task.__module__].__doc__ or "").strip()
-
-
-def status(found: Mapping[str, Any]) -> None:
-    """An output folder and its runs."""
-    done, planned = found["rows_committed"], found["rows_planned"]
-    _facts(
-        found["output"],
-        [
-            ("state", "complete" if found["complete"] else "not complete: the same command resumes"),
-            ("rows", f"{done:,} committed of {planned:,} planned, {found['rows_failed']:,} with an error"),
-            ("shards", f"{found['shards_committed']:,} of {found['shards']:,}"),
-            ("task", found["identity"].get("task", "")),
-            ("model commit", found["identity"].get("model_commit", "")),
-        ],
-    )
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    names = ("run_id", "outcome", "rows_new", "rows_failed", "rows_per_s", "padding_share", "host")
-    for name in names:
-        table.add_column(name.replace("_", " "), overflow="fold")
-    for run in found["runs"]:
-        table.add_row(*("" if run[name] is None else str(run[name]).replace("_", " ") for name in names))
-    console().print(table)

@@ -1,0 +1,5 @@
+"""`python -m hfbatch.cli` is the `hfbatch` command."""
+
+from hfbatch.cli import main
+
+main()

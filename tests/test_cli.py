@@ -1,0 +1,376 @@
+"""The command as people and programs use it: words, exit codes, JSON, pipes and terminals."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from hfbatch import cli, errors, tasks
+from hfbatch.errors import HfbatchError, Interrupted, Problem, SpecError
+from tests.models import sentences
+
+COMMANDS = ["run", "plan", "check", "tasks", "init", "schema", "status"]
+MISTAKES = """\
+task: text-clasification
+model:
+  id: owner/name
+  revison: main
+input:
+  path: data/*.parquet
+  limit: -3
+output: {}
+"""
+TOLD = "x.yaml:1:1: task: is odd\n  fix: mend it\n"
+FINE = """\
+task: fill-mask
+model: {id: owner/name}
+input: {path: 'data/*.parquet'}
+output: {path: out/x}
+"""
+
+
+@pytest.fixture
+def hfbatch(capsys):
+    """hfbatch("check", path) -> (exit code, stdout, stderr), in this process."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(each) for each in arguments])
+        written = capsys.readouterr()
+        return ended.value.code, written.out, written.err
+
+    return call
+
+
+@pytest.fixture
+def job_file(tmp_path):
+    def write(text):
+        path = tmp_path / "job.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """failing(error) makes `hfbatch check` meet that error."""
+
+    def arrange(error):
+        def load(*_args, **_options):
+            raise error
+
+        monkeypatch.setattr(cli, "load_job", load)
+
+    return arrange
+
+
+def start(*arguments, **options):
+    return subprocess.Popen([sys.executable, "-m", "hfbatch.cli", *map(str, arguments)], **options)
+
+
+def in_a_process(*arguments, cwd=None):
+    with start(*arguments, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def on_a_terminal(columns, *arguments):
+    """(exit code, what stood on a terminal so wide)."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    with start(*arguments, stdin=theirs, stdout=theirs, stderr=theirs, env={**environment, "TERM": "xterm"}) as process:
+        os.close(theirs)
+        seen = b""
+        try:
+            while part := os.read(ours, 65536):
+                seen += part
+        except OSError:  # Linux says so when the other end closes
+            pass
+    os.close(ours)
+    return process.returncode, seen.decode().replace("\r\n", "\n")
+
+
+def assert_tidy(text):
+    assert not [line for line in text.splitlines() if line != line.rstrip()]
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_each_example_on_a_line_of_its_own(hfbatch, command):
+    code, out, _ = hfbatch(command, "--help")
+    examples = re.findall(r"^ +(hfbatch .*)$", out[out.index("Examples:") :], re.MULTILINE)
+    assert code == 0
+    assert examples
+    assert all(example.split()[1] == command for example in examples)
+    assert max(map(len, out.splitlines())) <= 80
+    assert_tidy(out)
+
+
+def test_help_names_every_command_and_every_exit_code(hfbatch):
+    code, out, _ = hfbatch("--help")
+    assert code == 0
+    assert re.findall(r"^  (\w+)  ", out[out.index("Commands:") : out.index("Start here")], re.MULTILINE) == COMMANDS
+    listed = {int(number) for number in re.findall(r"\b\d{1,3}\b", out[out.index("Exit codes") :])}
+    assert listed == {0, 130, 143} | {kind.exit_code for kind in kinds_of_errors() if kind is not Interrupted}
+    assert_tidy(out)
+
+
+def test_help_is_the_same_on_a_terminal():
+    code, seen = on_a_terminal(80, "run", "--help")
+    assert code == 0
+    assert "\n    hfbatch run job.yaml --on configs/one-gpu.yaml --var day=2026-11-20\n" in seen
+
+
+def test_version(hfbatch):
+    assert hfbatch("--version") == (0, "hfbatch 0.1.0\n", "")
+
+
+def test_tasks_lists_each_task_on_a_line(hfbatch):
+    code, out, err = hfbatch("tasks")
+    assert (code, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [task.name for task in tasks.all()]
+    assert_tidy(out)
+
+
+@pytest.mark.parametrize("task", tasks.all(), ids=lambda task: task.name)
+def test_a_task_is_shown_with_every_parameter(hfbatch, task):
+    code, out, _ = hfbatch("tasks", task.name)
+    shown = [line.split()[0] for line in out[out.index("meaning") :].splitlines()[1:]]
+    assert code == 0
+    assert shown == list(task.Params.model_fields)
+    code, out, _ = hfbatch("tasks", task.name, "--json")
+    (found,) = json.loads(out)
+    assert list(found["params"]) == list(task.Params.model_fields)
+
+
+def test_tables_fold_inside_a_narrow_terminal():
+    for arguments in (["tasks"], ["tasks", "text-classification"]):
+        code, seen = on_a_terminal(60, *arguments)
+        assert code == 0
+        assert max(len(line) for line in re.sub(r"\x1b\[\d*m", "", seen).splitlines()) <= 60
+
+
+def test_an_unknown_task_is_told_with_the_nearest_name(hfbatch):
+    code, out, err = hfbatch("init", "fill-masks")
+    assert (code, out, err) == (2, "", "TASK: no task 'fill-masks'\n  fix: write 'fill-mask'\n")
+
+
+def test_check_says_in_a_line_what_the_job_is(hfbatch, job_file):
+    path = job_file(FINE)
+    assert hfbatch("check", path) == (0, f"{path}: ok: fill-mask with owner/name over data/*.parquet into out/x\n", "")
+    code, out, err = hfbatch("check", path, "--json", "--set", "max_batch_rows=7", "--set", "input.limit=3")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (found["machine"]["max_batch_rows"], found["job"]["input"]["limit"]) == (7, 3)
+
+
+def test_check_tells_the_mistakes_of_files_and_options_together(hfbatch, job_file, tmp_path):
+    options = ["--set", "inptu.limit=1", "--var", "day", "--on", tmp_path / "none.yaml"]
+    path = job_file(MISTAKES)
+    code, out, err = hfbatch("check", path, *options)
+    assert (code, out) == (2, "")
+    for told in (
+        "--set inptu.limit: unknown key\n  fix: write input.limit=1",
+        "--var day: is not NAME=VALUE",
+        f"{path}:1:1: task: no task 'text-clasification'",
+        f"{path}:4:3: model.revison: unknown key",
+        f"{path}:7:3: input.limit: must be greater than 0",
+        f"{path}:8:1: output.path: missing",
+        f"{tmp_path / 'none.yaml'}: there is no such file",
+    ):
+        assert told in err
+    code, out, again = hfbatch("check", path, *options, "--json")
+    assert (code, again) == (2, err)
+    assert [problem["place"] for problem in json.loads(out)["error"]["problems"]][-2:] == [
+        f"{path}:8:1",
+        f"{tmp_path}/none.yaml",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "No such command 'nonsense'"),
+        (["run"], "Missing argument 'JOB'"),
+        (["run", "job.yaml", "--nope"], "No such option: --nope"),
+        (["run", "job.yaml", "--head", "-1"], "--head"),
+        (["status", "a", "b"], "unexpected extra argument"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2_and_says_why(hfbatch, arguments, message):
+    code, out, err = hfbatch(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Usage: hfbatch" in err
+    code, out, err = hfbatch(*arguments, "--json")
+    found = json.loads(out)
+    assert (code, found["exit_code"]) == (2, 2)
+    assert message in found["error"]["message"]
+    assert message in err
+
+
+def kinds_of_errors():
+    kinds = [HfbatchError]
+    for kind in kinds:  # grows while it is read
+        kinds += kind.__subclasses__()
+    return [kind for kind in kinds if kind.__module__ == errors.__name__]
+
+
+@pytest.mark.parametrize("kind", kinds_of_errors(), ids=lambda kind: kind.__name__)
+def test_every_expected_failure_ends_with_its_exit_code_and_its_own_words(hfbatch, failing, kind):
+    if kind is SpecError:
+        error, code, text = SpecError([Problem("x.yaml:1:1", "task", "is odd", "mend it")]), 2, TOLD
+    elif kind is Interrupted:
+        error, code, text = Interrupted(15), 143, f"{Interrupted(15)}\n"
+    else:
+        error, code, text = kind("what happened"), kind.exit_code, "what happened\n"
+    failing(error)
+    assert hfbatch("check", "job.yaml") == (code, "", text)
+    ended, out, err = hfbatch("check", "job.yaml", "--json")
+    found = json.loads(out)
+    assert (ended, err, found["exit_code"]) == (code, text, code)
+    assert (found["error"]["type"], found["error"]["message"]) == (kind.__name__, text.rstrip("\n"))
+
+
+def test_ctrl_c_ends_with_130_and_says_that_a_rerun_resumes(hfbatch, failing):
+    failing(KeyboardInterrupt())
+    code, out, err = hfbatch("check", "job.yaml")
+    assert (code, out, err) == (130, "", f"{Interrupted(2)}\n")
+    code, out, _ = hfbatch("check", "job.yaml", "--json")
+    assert (code, json.loads(out)["exit_code"]) == (130, 130)
+
+
+def test_what_nobody_foresaw_ends_with_70_its_traceback_and_a_line_that_says_it_is_a_bug(hfbatch, failing):
+    failing(ZeroDivisionError("by zero"))
+    code, out, err = hfbatch("check", "job.yaml")
+    assert (code, out) == (70, "")
+    assert err.startswith("Traceback")
+    last = "hfbatch: this is a bug in hfbatch: ZeroDivisionError: by zero; please report it with the lines above"
+    assert err.splitlines()[-1] == last
+    code, out, _ = hfbatch("check", "job.yaml", "--json")
+    assert (code, json.loads(out)["error"]["message"]) == (70, last)
+
+
+def test_a_failure_of_the_system_ends_with_74(hfbatch, failing):
+    failing(OSError(28, "No space left on device", "/tmp/x"))
+    code, _, err = hfbatch("check", "job.yaml")
+    assert code == 74
+    assert err.splitlines()[-1].startswith("hfbatch: reading or writing failed: OSError: [Errno 28] No space left")
+
+
+@pytest.mark.parametrize("arguments", [["tasks"], ["schema"], ["schema", "--json"], ["tasks", "nope", "--json"]])
+def test_a_reader_that_goes_away_ends_the_command_in_silence(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with start(*arguments, stdout=writing, stderr=subprocess.PIPE, text=True) as process:
+        os.close(writing)
+        _, err = process.communicate()
+    assert (process.returncode, err) == (141, "")
+
+
+def test_json_stays_whole_where_stdout_knows_no_unicode(job_file):
+    path = job_file(FINE.replace("out/x", "out/größe"))
+    command = [sys.executable, "-m", "hfbatch.cli", "check", str(path), "--json"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True)
+    assert json.loads(done.stdout)["job"]["output"]["path"] == "out/größe"
+
+
+def test_init_writes_a_file_that_check_accepts_and_never_overwrites_one(hfbatch, tmp_path):
+    path = tmp_path / "new" / "embed.yaml"
+    code, out, _ = hfbatch("init", "feature-extraction", "-o", path)
+    assert code == 0
+    assert out.endswith(f"then: hfbatch check {path}\n")
+    assert hfbatch("check", path)[:1] == (0,)
+    before = path.read_text()
+    assert "name: embed " in before
+    code, _, err = hfbatch("init", "fill-mask", "-o", path)
+    assert (code, err) == (2, f"--output: {path}: exists and is not overwritten\n  fix: name another file\n")
+    code, _, err = hfbatch("init", "fill-mask", "-o", path / "below.yaml")
+    assert code == 2
+    assert "is not a folder" in err
+    assert path.read_text() == before
+    code, out, _ = hfbatch("init", "sentence-similarity", "--json")
+    assert json.loads(out)["text"].count("task: feature-extraction ") == 1
+
+
+def test_schema_is_json(hfbatch):
+    code, out, _ = hfbatch("schema", "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads(hfbatch("schema")[1])
+
+
+@pytest.fixture
+def classified(classifier, write_parquet, tmp_path):
+    """A job file over 60 rows in two files."""
+    for name in ("a", "b"):
+        write_parquet(f"in/{name}.parquet", {"text": sentences(30), "day": ["2026-11-20"] * 30})
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        f"task: text-classification\nmodel: {{id: '{classifier}'}}\ninput: {{path: '{tmp_path}/in/*.parquet'}}\n"
+        f"params: {{top_k: 1}}\noutput: {{path: '{tmp_path}/out'}}\n"
+    )
+    return path
+
+
+def test_plan_shows_columns_in_words_and_writes_nothing(hfbatch, classified, tmp_path):
+    code, out, err = hfbatch("plan", classified)
+    assert (code, err) == (0, "")
+    columns = [line.split() for line in out[out.index("columns ") : out.index("shards ")].splitlines()]
+    assert columns[0] == ["columns", "text", "string"]
+    assert ["score", "float32"] in columns
+    assert ["model_id", "string"] in columns
+    assert re.search(r'^params +\{"truncation": true, "max_length": null, "top_k": 1', out, re.MULTILINE)
+    assert re.search(r"^state +1 shard to do, 60 rows$", out, re.MULTILINE)
+    assert_tidy(out)
+    code, out, _ = hfbatch("plan", classified, "--json")
+    found = json.loads(out)
+    assert (found["rows"], found["complete"], found["conflict"]) == (60, False, None)
+    assert sum(shard["rows"] for shard in found["shards"]) == 60
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_from_its_first_run_to_a_conflict(hfbatch, classified, tmp_path):
+    code, out, err = in_a_process("run", classified, "--json", "--head", "2")
+    first = json.loads(out)
+    assert code == 0, err
+    assert (first["outcome"], first["rows"], first["rows_new"]) == ("success", 60, 60)
+    assert [row["text"] for row in first["head"]] == sentences(30)[:2]
+    assert all(line.startswith("tiny: ") for line in err.splitlines()), err
+    files = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*"))
+
+    code, out, err = hfbatch("run", classified)
+    assert (code, err) == (0, "")
+    assert re.search(r"^outcome +nothing to do$", out, re.MULTILINE)
+    assert re.search(r"^rows +60 in the output: 0 new, 60 already committed$", out, re.MULTILINE)
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*")) == files
+
+    code, out, _ = hfbatch("status", tmp_path / "out", "--json")
+    found = json.loads(out)
+    assert (code, found["complete"], found["rows_committed"], found["rows_planned"]) == (0, True, 60, 60)
+    assert [(run["run_id"], run["outcome"]) for run in found["runs"]] == [(first["run_id"], "success")]
+
+    for command in ("run", "plan"):
+        code, out, err = hfbatch(command, classified, "--set", "params.top_k=2", "--json")
+        assert (code, json.loads(out)["exit_code"]) == (5, 5)
+        assert re.search(r'params: there \{.*"top_k":1.*\}, now \{.*"top_k":2', err)
+        assert "--new-generation" in err
+
+    classified.write_text(MISTAKES)
+    code, out, err = hfbatch("run", classified)
+    assert (code, out) == (2, "")
+    assert err.count(f"{classified}:") == 4
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*")) == files
+
+
+def test_the_module_is_the_command():
+    assert in_a_process("--version", cwd=Path(__file__).parent.parent)[:2] == (0, "hfbatch 0.1.0\n")

@@ -1,0 +1,140 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hfbatch import columns as col
+from hfbatch.errors import RowError
+from hfbatch.sequences import Ragged, Sequences
+
+TICKET = col.Ticket("s", 6, "digest", [("a.parquet", 100, 103), ("b.parquet", 0, 1), ("a.parquet", 0, 2)])
+
+
+@pytest.mark.parametrize(
+    ("row", "place"),
+    [
+        (0, "a.parquet row 100"),
+        (2, "a.parquet row 102"),
+        (3, "b.parquet row 0"),
+        (4, "a.parquet row 0"),
+        (5, "a.parquet row 1"),
+    ],
+)
+def test_a_row_is_placed_in_the_file_it_was_read_from(row, place):
+    assert TICKET.place(row) == place
+
+
+def test_a_row_behind_the_last_piece_has_no_place():
+    with pytest.raises(IndexError, match="shard s has no such row"):
+        TICKET.place(6)
+
+
+def test_a_ticket_survives_the_way_through_arrow_and_gathers_stats():
+    table = TICKET.plus(read_s=0.5).on(pa.table({"x": [1, 2]}))
+    back = col.ticket_of(table).plus(tokens=3)
+    assert (back.shard, back.rows, back.place(3), dict(back.stats)) == (
+        "s",
+        6,
+        "b.parquet row 0",
+        {"read_s": 0.5, "tokens": 3},
+    )
+    assert col.ticket_of(back.on(table)).stats["tokens"] == 3
+
+
+def test_rows_of_two_shards_in_one_block_are_refused():
+    rows = pa.table({"x": [1, 2]})
+    both = pa.concat_tables([TICKET.on(rows), col.Ticket("t", 2, "", []).on(rows)])
+    with pytest.raises(AssertionError, match="rows of 2 shards"):
+        col.ticket_of(both)
+
+
+@given(st.lists(st.integers(0, 50)), st.lists(st.integers(0, 50)))
+def test_a_digest_tells_row_numbers_and_their_order_apart(one, other):
+    assert (col.digest(np.array(one, np.int64)) == col.digest(np.array(other, np.int64))) == (one == other)
+
+
+def test_a_digest_does_not_depend_on_how_the_numbers_are_stored():
+    rows = np.arange(10)
+    assert col.digest(rows[::2]) == col.digest(np.array([0, 2, 4, 6, 8], np.int32))
+
+
+def test_a_column_is_added_or_replaced_in_its_place():
+    table = pa.table({"a": [1], "b": [2]})
+    assert col.with_column(table, "a", pa.array(["x"])).to_pydict() == {"a": ["x"], "b": [2]}
+    assert col.with_column(table, "c", pa.array(["x"])).column_names == ["a", "b", "c"]
+
+
+def test_an_earlier_error_stays():
+    table = pa.table({col.ERROR: pa.array([None, "null_input: text is null", None])})
+    made = col.with_errors(table, {0: RowError("a", "x"), 1: RowError("b", "y")})
+    assert made[col.ERROR].to_pylist() == ["a: x", "null_input: text is null", None]
+
+
+def test_sequences_of_a_block_are_found_by_their_prefix_and_not_by_the_users_columns():
+    sequences = Sequences(np.array([0, 0, 2]), {"input_ids": Ragged.from_lists([[1], [2, 3], [4]])})
+    table = pa.table({"input_ids": ["mine", "my", "own"], col.ERROR: pa.nulls(3, pa.string())})
+    back = col.sequences_of(col.with_sequences(table, col.INPUT, sequences), col.INPUT)
+    assert back.row.tolist() == [0, 0, 2]
+    assert list(back.columns) == ["input_ids"]
+    assert back.ragged("input_ids").values.tolist() == [1, 2, 3, 4]
+
+
+def test_columns_that_count_their_sequences_differently_are_refused():
+    """Read as one, they would give a row the values of its neighbour."""
+    table = pa.table({col.ERROR: pa.nulls(2, pa.string())})
+    table = col.with_sequences(table, col.INPUT, Sequences(np.array([0, 1]), {"a": np.array([1, 2])}))
+    table = col.with_sequences(table, col.OUTPUT, Sequences(np.array([1]), {"b": np.array([3])}))
+    with pytest.raises(AssertionError, match="sequences"):
+        col.sequences_of(table, col.INPUT, col.OUTPUT)
+
+
+@given(st.integers(0, 60), st.sets(st.integers(0, 59)))
+def test_every_bad_row_is_found_and_every_good_one_goes_through_exactly_once_in_order(count, bad):
+    rows = np.arange(count) * 7
+    bad = {7 * row for row in bad if row < count}
+
+    def work(index):
+        if bad & set(index.tolist()):
+            raise ValueError(f"bad one among {len(index)}")
+        return index.tolist()
+
+    parts, errors = col.isolate(work, rows, "failed")
+    assert [row for _, made in parts for row in made] == [row for row in rows.tolist() if row not in bad]
+    assert all(index.tolist() == made for index, made in parts)
+    assert errors.keys() == bad
+    assert {str(error) for error in errors.values()} <= {"failed: ValueError: bad one among 1"}
+
+
+def test_a_row_error_keeps_its_own_code_and_a_good_block_is_worked_on_once():
+    calls = []
+
+    def work(index):
+        calls.append(len(index))
+        if 2 in index:
+            raise RowError("too_loud", "row 2")
+
+    assert col.isolate(work, np.array([0, 1]), "failed")[1] == {}
+    assert calls == [2]
+    _, errors = col.isolate(work, np.arange(4), "failed")
+    assert {row: str(error) for row, error in errors.items()} == {2: "too_loud: row 2"}
+
+
+def test_what_is_no_ones_row_passes_through():
+    def work(index):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        col.isolate(work, np.arange(4), "failed")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("one\ntwo"), "ValueError: one"),
+        (KeyError(), "KeyError"),
+        (OSError("x" * 999), "OSError: " + "x" * 300),
+    ],
+)
+def test_an_exception_is_described_in_one_short_line(error, text):
+    assert col.describe(error) == text

@@ -1,0 +1,101 @@
+"""Progress by numbers; the thread that shows it and applies the error budget on a real Ray with a real Tally."""
+
+import logging
+import time
+
+import pytest
+import ray
+
+from hfbatch.cluster import start_tally
+from hfbatch.errors import ErrorBudgetExceeded
+from hfbatch.ledger import Receipt
+from hfbatch.tally import Snapshot
+from hfbatch.watch import Watch
+from tests.inline import plan_of
+from tests.models import sentences
+
+
+@pytest.fixture
+def plan(classifier, write_parquet, job_for):
+    """2,000 rows to do."""
+    path = write_parquet("in.parquet", {"text": sentences(2000)})
+    return plan_of({**job_for("text-classification", classifier, path), "errors": {"max_failed_fraction": 0.1}})
+
+
+def meter(rows=0, sequences=0, errors=0, tokens=0, padded=0):
+    names = ("rows", "sequences", "errors", "tokens", "padded_tokens")
+    return dict(zip(names, (rows, sequences, errors, tokens, padded), strict=True))
+
+
+def test_before_the_first_batch_a_run_is_loading_and_promises_nothing(plan):
+    progress = Watch(None, plan, [Receipt("s", "g", "data", 500, 1, "", {"null_input": 2})], None).progress(Snapshot())
+    assert (progress.phase, progress.rows_done, progress.rows_total) == ("loading", 500, 2500)
+    assert (progress.errors, progress.rows_per_s, progress.eta_s, progress.padding_share) == (2, 0, None, 0)
+
+
+def test_progress_sums_over_workers_and_never_passes_the_total(plan):
+    watch = Watch(None, plan, [], None)
+    one = watch.progress(Snapshot({"a": meter(0, 100, 0, 900, 1000), "b": meter(100, 200, 3, 900, 1000)}))
+    assert (one.phase, one.rows_done, one.rows_total, one.errors) == ("running", 300, 2000, 3)
+    assert one.padding_share == 0.1
+    over = watch.progress(Snapshot({"a": meter(0, 9999)}))  # several sequences a row, or a shard done twice
+    assert over.rows_done == over.rows_total
+
+
+def test_a_rate_is_counted_from_the_first_batch_and_gives_the_time_left(plan):
+    watch = Watch(None, plan, [], None)
+    watch.progress(Snapshot({"a": meter(0, 1)}))
+    watch._first = time.monotonic() - 10
+    progress = watch.progress(Snapshot({"a": meter(500, 500, 0, 5000, 5000)}))
+    assert progress.rows_per_s == pytest.approx(50, rel=0.02)
+    assert progress.tokens_per_s == pytest.approx(500, rel=0.02)
+    assert progress.eta_s == pytest.approx(30, rel=0.02)
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()
+
+
+def eventually(holds):
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline, "waited 20 seconds in vain"
+        time.sleep(0.05)
+
+
+def test_too_many_failed_rows_stop_the_run_and_progress_is_shown_on_the_way(local_ray, plan):
+    tally, seen = start_tally(), []
+    ray.get(tally.update.remote("a", meter(900, 900, 300)))
+    with Watch(tally, plan, [Receipt("s", "g", "data", 50, 1, "", {"null_input": 50})], seen.append) as watch:
+        eventually(lambda: len(seen) > 1)
+        assert not ray.get(tally.stopped.remote()), "950 rows are too few to judge"
+        ray.get(tally.update.remote("b", meter(50, 50, 0)))
+        eventually(lambda: ray.get(tally.stopped.remote()))
+        fatal = watch.snapshot().fatal
+    assert isinstance(fatal, ErrorBudgetExceeded)
+    assert str(fatal).startswith("350 of 1,000 rows failed (35.00%)")
+    assert str(fatal).endswith("stopped early. What is committed stays")
+    assert seen[0].rows_done == 950
+    assert len(watch.snapshot().failures) == 1, "said once"
+
+
+def test_a_display_that_raises_is_logged_once_and_the_budget_is_judged_all_the_same(local_ray, plan, caplog):
+    def show(progress):
+        raise OSError("the terminal is gone")
+
+    tally = start_tally()
+    with Watch(tally, plan, [], show):
+        time.sleep(1.2)
+        ray.get(tally.update.remote("a", meter(1000, 1000, 1000)))
+        eventually(lambda: ray.get(tally.stopped.remote()))
+    assert [record.message for record in caplog.records] == ["showing progress failed; the run goes on without it"]
+
+
+def test_when_the_tally_is_gone_the_watch_ends(local_ray, plan):
+    tally = start_tally()
+    with Watch(tally, plan, [], None) as watch:
+        ray.kill(tally)
+        eventually(lambda: not watch._thread.is_alive())
