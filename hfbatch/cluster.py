@@ -30,6 +30,7 @@ _LOCAL_ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # the C++ core writes to stderr past Python's logging
     "RAY_worker_niceness": "0",  # at Ray's 15 the model would load behind everything else
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # for Ray's own processes; see _loopback_only
 }
 REPORT_S = 0.5  # how often a worker tells the tally
 
@@ -67,11 +68,24 @@ def _start(machine: Machine) -> None:
             return
         os.environ.update({name: value for name, value in _LOCAL_ENVIRONMENT.items() if name not in os.environ})
         cores = max(2, os.cpu_count() or 1)  # with one, the actor would take it and nothing could read
-        with _stderr_shut():
-            ray.init(address="local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        with _stderr_shut(), _loopback_only():
+            ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         where = f"machine.address {machine.address!r}" if machine.address else "a local Ray"
         raise SystemicError(f"{where}: cannot start or reach Ray: {error}") from error
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Every port of Ray on 127.0.0.1. Asked for that address Ray 2.60 takes the outward one; this is its own switch."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

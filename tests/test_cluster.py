@@ -1,0 +1,94 @@
+"""Ray as hfbatch starts it: on loopback, without a dashboard, deaf to RAY_ADDRESS, with a CPU left to read."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ray
+
+from hfbatch.cluster import connected
+from hfbatch.errors import SystemicError
+from hfbatch.spec import Machine
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    """A Ray that `connected` itself started, with another address in the environment."""
+    before = os.environ.get("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = "192.0.2.77:6379"
+    with connected(Machine()) as pool:
+        yield pool
+    assert not ray.is_initialized()
+    if before is None:
+        del os.environ["RAY_ADDRESS"]
+
+
+def family():
+    """Processes that this one started, and theirs."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (entry / "stat").exists():
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    members, grown = {os.getpid()}, True
+    while grown:
+        more = {child for child, parent in parents.items() if parent in members} | members
+        grown, members = more != members, more
+    return members
+
+
+def sockets_of(processes):
+    found = set()
+    for process in processes:
+        folder = Path(f"/proc/{process}/fd")
+        for descriptor in folder.iterdir() if folder.exists() else ():
+            if descriptor.is_symlink():
+                target = str(descriptor.readlink())
+                if target.startswith("socket:["):
+                    found.add(target[8:-1])
+    return found
+
+
+def test_no_port_listens_beyond_loopback(local_ray):
+    mine, listening = sockets_of(family()), []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            local, state, inode = (line.split()[column] for column in (1, 3, 9))
+            if state == "0A" and inode in mine:
+                listening.append(local.split(":")[0])
+    assert listening, "Ray always listens somewhere: this found nothing to judge"
+    assert set(listening) <= LOOPBACK
+
+
+def test_there_is_no_dashboard_and_the_node_is_this_machine_alone(local_ray):
+    assert len(ray.nodes()) == 1
+    assert ray.nodes()[0]["NodeManagerAddress"] == "127.0.0.1"
+    assert ray._private.worker.global_worker.node.webui_url in (None, "")
+
+
+def test_by_default_one_actor_has_all_threads_and_a_cpu_is_left_to_read(local_ray):
+    assert (local_ray.size.min, local_ray.size.max, local_ray.gpus) == (1, 1, 0)
+    assert local_ray.threads == os.cpu_count()
+    assert local_ray.cpus <= ray.cluster_resources()["CPU"] - 1
+    assert local_ray.cpu_steps_in_actor
+
+
+def test_actors_that_would_take_every_cpu_leave_one(local_ray):
+    cpus = int(ray.cluster_resources()["CPU"])
+    with connected(Machine(actors=cpus)) as pool:
+        assert pool.size.min * pool.cpus <= cpus - 1
+        assert pool.threads == 1
+
+
+def test_gpus_that_are_not_there_are_refused_instead_of_waited_for(local_ray):
+    if ray.cluster_resources().get("GPU"):
+        pytest.skip("this machine has GPUs")
+    with (
+        pytest.raises(SystemicError, match="gpus_per_actor is 1, but Ray sees 0 GPUs"),
+        connected(Machine(gpus_per_actor=1)),
+    ):
+        pass
