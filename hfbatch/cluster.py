@@ -71,8 +71,10 @@ def _start(machine: Machine) -> None:
         with _stderr_shut(), _loopback_only():
             ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        where = f"machine.address {machine.address!r}" if machine.address else "a local Ray"
-        raise SystemicError(f"{where}: cannot start or reach Ray: {error}") from error
+        if machine.address is None:
+            raise SystemicError(f"cannot start a local Ray: {error}") from error
+        hint = "is it up, and if it asks for a token, is RAY_AUTH_MODE=token set here too?"
+        raise SystemicError(f"machine.address {machine.address!r}: cannot reach Ray: {error}; {hint}") from error
 
 
 @contextmanager

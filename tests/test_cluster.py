@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,41 @@ def test_gpus_that_are_not_there_are_refused_instead_of_waited_for(local_ray):
         connected(Machine(gpus_per_actor=1)),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_a_job_runs_on_a_cluster_that_is_already_there_and_leaves_it_up(
+    classifier, write_parquet, job_for, tmp_path, monkeypatch
+):
+    """`ray start --head` and the job are processes of their own; `auto` is what RAY_ADDRESS names."""
+    job, address = tmp_path / "job.json", "127.0.0.1:26379"
+    path = write_parquet("in.parquet", {"text": ["good", "bad"]})
+    job.write_text(json.dumps(job_for("text-classification", classifier, path)))
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
+    ray_command = [sys.executable, "-m", "ray.scripts.scripts"]
+    options = ["--head", "--block", "--port=26379", "--num-cpus=2", "--include-dashboard=false"]
+    with subprocess.Popen([*ray_command, "start", *options], stdout=subprocess.DEVNULL) as head:
+        try:
+            wait_for(26379)
+            run = [sys.executable, "-m", "hfbatch.cli", "run", str(job), "--json", "--set", "address=auto"]
+            done = subprocess.run(run, capture_output=True, text=True, timeout=200)
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout)["rows"] == 2
+            assert head.poll() is None
+            wait_for(26379)
+        finally:
+            head.terminate()
+            head.wait(timeout=60)
+
+
+def wait_for(port):
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, f"nothing listens on {port}"
+            time.sleep(0.2)
