@@ -92,7 +92,7 @@ def reporting(url: str, *passing: type[Exception]) -> Iterator[None]:
 
 def failure(url: str, error: BaseException) -> StorageError | AccessRefused:
     """What to raise for `error`, met while reading `url`."""
-    place, reason = redact(url), redact(str(error)) or type(error).__name__
+    place, reason = redact(url), redact(str(error).strip().partition("\n")[0]) or type(error).__name__
     if refused(error):
         return AccessRefused(
             f"{place}: access refused ({reason}); sign in (AWS_PROFILE, HF_TOKEN, file permissions ...) and run again"

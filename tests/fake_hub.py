@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from unittest import mock
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 from huggingface_hub import close_session, constants
 
@@ -95,6 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
     hub: FakeHub
 
     def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_POST(self) -> None:
         self.do_GET()
 
     def do_GET(self) -> None:
@@ -169,8 +172,21 @@ class _Handler(BaseHTTPRequestHandler):
         files = {name: path for name, path in repo.files[sha].items() if name.startswith(f"{below}/" if below else "")}
         if below and not files:
             raise _Refusal(404, "EntryNotFound", f"{below} does not exist")
-        self.json([{"type": "file", "path": name, "size": path.stat().st_size, "oid": _blob_id(path)}
-                   for name, path in files.items()])  # fmt: skip
+        deep = "recursive=true" in self.path.lower()
+        depth = below.count("/") + 1 if below else 0
+        folders = {"/".join(name.split("/")[:n]) for name in files for n in range(depth + 1, name.count("/") + 1)}
+        listed = [_entry(name, path) for name, path in files.items()]
+        listed += [{"type": "directory", "path": name, "oid": "0" * 40} for name in sorted(folders)]
+        self.json([entry for entry in listed if deep or str(entry["path"]).count("/") == depth])
+
+    def paths_info(self, repo_id: str, revision: str) -> None:
+        """Files and folders by name, as the file system hf:// asks for them."""
+        repo, sha = self.at(repo_id, revision)
+        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        names = json.loads(asked)["paths"] if asked.startswith("{") else parse_qs(asked)["paths"]
+        found = [_entry(name, repo.files[sha][name]) for name in names if name in repo.files[sha]]
+        folders = [name for name in names if any(file.startswith(f"{name}/") for file in repo.files[sha])]
+        self.json(found + [{"type": "directory", "path": name, "oid": "0" * 40} for name in folders])
 
     def file(self, repo_id: str, revision: str, name: str) -> None:
         repo, sha = self.at(repo_id, revision)
@@ -180,7 +196,12 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refusal(404, "EntryNotFound", "Entry not found")
         path = repo.files[sha][name]
         headers = {"X-Repo-Commit": sha, "ETag": f'"{_blob_id(path)}"', "Content-Type": "application/octet-stream"}
-        self.answer(200, path.read_bytes(), headers)
+        content, asked = path.read_bytes(), re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if asked is None:
+            return self.answer(200, content, headers)
+        start, stop = int(asked[1]), min(int(asked[2] or len(content)) + 1, len(content))
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+        return self.answer(206, content[start:stop], headers)
 
     def log_message(self, *_: object) -> None:
         """Silent: the tests read `requests`."""
@@ -188,13 +209,18 @@ class _Handler(BaseHTTPRequestHandler):
 
 _ID = r"/([^/]+(?:/[^/]+)?)"
 _ROUTES: tuple[tuple[str, Callable[..., None]], ...] = (
-    (rf"/api/models{_ID}/refs", _Handler.refs),
-    (rf"/api/models{_ID}/commits/([^/]+)", _Handler.commits),
-    (rf"/api/models{_ID}/tree/([^/]+)(?:/(.+))?", _Handler.tree),
-    (rf"/api/models{_ID}/revision/([^/]+)", _Handler.model_info),
-    (rf"/api/models{_ID}()", _Handler.model_info),
-    (rf"{_ID}/resolve/([^/]+)/(.+)", _Handler.file),
+    (rf"/api/(?:models|datasets){_ID}/refs", _Handler.refs),
+    (rf"/api/(?:models|datasets){_ID}/commits/([^/]+)", _Handler.commits),
+    (rf"/api/(?:models|datasets){_ID}/tree/([^/]+)(?:/(.+))?", _Handler.tree),
+    (rf"/api/(?:models|datasets){_ID}/revision/([^/]+)", _Handler.model_info),
+    (rf"/api/(?:models|datasets){_ID}()", _Handler.model_info),
+    (rf"/api/(?:models|datasets){_ID}/paths-info/([^/]+)", _Handler.paths_info),
+    (rf"(?:/datasets)?{_ID}/resolve/([^/]+)/(.+)", _Handler.file),
 )
+
+
+def _entry(name: str, path: Path) -> dict[str, object]:
+    return {"type": "file", "path": name, "size": path.stat().st_size, "oid": _blob_id(path)}
 
 
 def _blob_id(path: Path) -> str:
