@@ -40,11 +40,8 @@ READ_CPUS, FINISH_CPUS = 0.5, 0.4  # unlike each other and the actors', so that 
 def run_passes(plan: Plan, ledger: Ledger, run_id: str, watch: Callable[[Progress], None] | None) -> Snapshot:
     """Run what is not committed, until all is or a pass brings nothing new. Returns what the workers told."""
     done = ledger.receipts(plan.job.generation, plan.done)
-    with (
-        _interruptible(),
-        connected(plan.machine) as pool,
-        _interruptible(),
-    ):  # again: ray.init sets handlers of its own
+    # Twice: ray.init, inside `connected`, sets signal handlers of its own.
+    with _interruptible(), connected(plan.machine) as pool, _interruptible():
         tally = start_tally()
         with Watch(tally, plan, done, watch) as watching:
             todo: Sequence[Shard] = plan.todo
