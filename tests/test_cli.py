@@ -1,20 +1,17 @@
-"""The command as people and programs use it: words, exit codes, JSON, pipes and terminals."""
+"""The commands as people and programs use them: help, words, JSON, terminals, and a job from first run to conflict."""
 
-import fcntl
 import json
 import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
 
-from hfbatch import cli, errors, tasks
-from hfbatch.errors import HfbatchError, Interrupted, Problem, SpecError
+from hfbatch import tasks
+from hfbatch.errors import Interrupted
+from tests.console import assert_tidy, command_in_this_process, in_a_process, kinds_of_errors, on_a_terminal
 from tests.models import sentences
 
 COMMANDS = ["run", "plan", "check", "tasks", "init", "schema", "status"]
@@ -28,7 +25,6 @@ input:
   limit: -3
 output: {}
 """
-TOLD = "x.yaml:1:1: task: is odd\n  fix: mend it\n"
 FINE = """\
 task: fill-mask
 model: {id: owner/name}
@@ -39,15 +35,7 @@ output: {path: out/x}
 
 @pytest.fixture
 def hfbatch(capsys):
-    """hfbatch("check", path) -> (exit code, stdout, stderr), in this process."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(each) for each in arguments])
-        written = capsys.readouterr()
-        return ended.value.code, written.out, written.err
-
-    return call
+    return command_in_this_process(capsys)
 
 
 @pytest.fixture
@@ -58,51 +46,6 @@ def job_file(tmp_path):
         return path
 
     return write
-
-
-@pytest.fixture
-def failing(monkeypatch):
-    """failing(error) makes `hfbatch check` meet that error."""
-
-    def arrange(error):
-        def load(*_args, **_options):
-            raise error
-
-        monkeypatch.setattr(cli, "load_job", load)
-
-    return arrange
-
-
-def start(*arguments, **options):
-    return subprocess.Popen([sys.executable, "-m", "hfbatch.cli", *map(str, arguments)], **options)
-
-
-def in_a_process(*arguments, cwd=None):
-    with start(*arguments, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
-
-
-def on_a_terminal(columns, *arguments):
-    """(exit code, what stood on a terminal so wide)."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    with start(*arguments, stdin=theirs, stdout=theirs, stderr=theirs, env={**environment, "TERM": "xterm"}) as process:
-        os.close(theirs)
-        seen = b""
-        try:
-            while part := os.read(ours, 65536):
-                seen += part
-        except OSError:  # Linux says so when the other end closes
-            pass
-    os.close(ours)
-    return process.returncode, seen.decode().replace("\r\n", "\n")
-
-
-def assert_tidy(text):
-    assert not [line for line in text.splitlines() if line != line.rstrip()]
-    assert "\x1b" not in text
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -195,87 +138,6 @@ def test_check_tells_the_mistakes_of_files_and_options_together(hfbatch, job_fil
         f"{path}:8:1",
         f"{tmp_path}/none.yaml",
     ]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nonsense"], "No such command 'nonsense'"),
-        (["run"], "Missing argument 'JOB'"),
-        (["run", "job.yaml", "--nope"], "No such option: --nope"),
-        (["run", "job.yaml", "--head", "-1"], "--head"),
-        (["status", "a", "b"], "unexpected extra argument"),
-    ],
-)
-def test_a_wrong_command_line_ends_with_2_and_says_why(hfbatch, arguments, message):
-    code, out, err = hfbatch(*arguments)
-    assert (code, out) == (2, "")
-    assert message in err
-    assert "Usage: hfbatch" in err
-    code, out, err = hfbatch(*arguments, "--json")
-    found = json.loads(out)
-    assert (code, found["exit_code"]) == (2, 2)
-    assert message in found["error"]["message"]
-    assert message in err
-
-
-def kinds_of_errors():
-    kinds = [HfbatchError]
-    for kind in kinds:  # grows while it is read
-        kinds += kind.__subclasses__()
-    return [kind for kind in kinds if kind.__module__ == errors.__name__]
-
-
-@pytest.mark.parametrize("kind", kinds_of_errors(), ids=lambda kind: kind.__name__)
-def test_every_expected_failure_ends_with_its_exit_code_and_its_own_words(hfbatch, failing, kind):
-    if kind is SpecError:
-        error, code, text = SpecError([Problem("x.yaml:1:1", "task", "is odd", "mend it")]), 2, TOLD
-    elif kind is Interrupted:
-        error, code, text = Interrupted(15), 143, f"{Interrupted(15)}\n"
-    else:
-        error, code, text = kind("what happened"), kind.exit_code, "what happened\n"
-    failing(error)
-    assert hfbatch("check", "job.yaml") == (code, "", text)
-    ended, out, err = hfbatch("check", "job.yaml", "--json")
-    found = json.loads(out)
-    assert (ended, err, found["exit_code"]) == (code, text, code)
-    assert (found["error"]["type"], found["error"]["message"]) == (kind.__name__, text.rstrip("\n"))
-
-
-def test_ctrl_c_ends_with_130_and_says_that_a_rerun_resumes(hfbatch, failing):
-    failing(KeyboardInterrupt())
-    code, out, err = hfbatch("check", "job.yaml")
-    assert (code, out, err) == (130, "", f"{Interrupted(2)}\n")
-    code, out, _ = hfbatch("check", "job.yaml", "--json")
-    assert (code, json.loads(out)["exit_code"]) == (130, 130)
-
-
-def test_what_nobody_foresaw_ends_with_70_its_traceback_and_a_line_that_says_it_is_a_bug(hfbatch, failing):
-    failing(ZeroDivisionError("by zero"))
-    code, out, err = hfbatch("check", "job.yaml")
-    assert (code, out) == (70, "")
-    assert err.startswith("Traceback")
-    last = "hfbatch: this is a bug in hfbatch: ZeroDivisionError: by zero; please report it with the lines above"
-    assert err.splitlines()[-1] == last
-    code, out, _ = hfbatch("check", "job.yaml", "--json")
-    assert (code, json.loads(out)["error"]["message"]) == (70, last)
-
-
-def test_a_failure_of_the_system_ends_with_74(hfbatch, failing):
-    failing(OSError(28, "No space left on device", "/tmp/x"))
-    code, _, err = hfbatch("check", "job.yaml")
-    assert code == 74
-    assert err.splitlines()[-1].startswith("hfbatch: reading or writing failed: OSError: [Errno 28] No space left")
-
-
-@pytest.mark.parametrize("arguments", [["tasks"], ["schema"], ["schema", "--json"], ["tasks", "nope", "--json"]])
-def test_a_reader_that_goes_away_ends_the_command_in_silence(arguments):
-    reading, writing = os.pipe()
-    os.close(reading)
-    with start(*arguments, stdout=writing, stderr=subprocess.PIPE, text=True) as process:
-        os.close(writing)
-        _, err = process.communicate()
-    assert (process.returncode, err) == (141, "")
 
 
 def test_json_stays_whole_where_stdout_knows_no_unicode(job_file):

@@ -14,6 +14,7 @@ import ray
 from hfbatch.cluster import connected
 from hfbatch.errors import SystemicError
 from hfbatch.spec import Machine
+from tests.processes import family
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
@@ -30,19 +31,6 @@ def local_ray():
         del os.environ["RAY_ADDRESS"]
 
 
-def family():
-    """Processes that this one started, and theirs."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (entry / "stat").exists():
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    members, grown = {os.getpid()}, True
-    while grown:
-        more = {child for child, parent in parents.items() if parent in members} | members
-        grown, members = more != members, more
-    return members
-
-
 def sockets_of(processes):
     found = set()
     for process in processes:
@@ -56,7 +44,7 @@ def sockets_of(processes):
 
 
 def test_no_port_listens_beyond_loopback(local_ray):
-    mine, listening = sockets_of(family()), []
+    mine, listening = sockets_of(family(os.getpid())), []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
             local, state, inode = (line.split()[column] for column in (1, 3, 9))

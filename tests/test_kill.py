@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from hfbatch.ledger import Ledger
 from hfbatch.store import open_store
 from tests.fake_s3 import fake_s3
 from tests.models import sentences
+from tests.processes import family
 
 ROWS = {"a": 900, "b": 700, "c": 50}
 COMMAND = [sys.executable, "-m", "hfbatch.cli", "run"]
@@ -107,6 +109,26 @@ def test_a_signal_ends_the_run_with_its_code_and_says_that_it_resumes(job_file, 
     assert "Traceback" not in stderr
     assert ledger.success() is None
     assert set(rows_in(pq.read_table(tmp_path / "out" / "data")).values()) == {1}
+
+
+def test_a_killed_model_process_is_replaced_and_its_shards_run_again(job_file, tmp_path):
+    process, ledger = start(job_file, "--json"), Ledger(open_store(str(tmp_path / "out")))
+    wait_for_commits(ledger, 2, process)
+    victims = [worker for worker in family(process.pid) if "MapWorker" in command_of(worker)]
+    assert victims, "no process holds the model"
+    os.kill(victims[0], signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=180)
+    assert process.returncode == 0, stderr
+    everything = Counter((name, row) for name, rows in ROWS.items() for row in range(rows))
+    assert rows_in(pq.read_table(tmp_path / "out" / "data")) == everything
+    assert json.loads(stdout)["actors"] == 2  # the one that was killed and the one that took its place
+
+
+def command_of(process):
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:  # it has just ended
+        return ""
 
 
 def test_the_same_promise_holds_on_s3(job_file, tmp_path):
