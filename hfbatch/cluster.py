@@ -12,6 +12,7 @@ import pickle
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,6 @@ _LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # the C++ core writes to stderr past Python's logging
     "RAY_worker_niceness": "0",  # at Ray's 15 the model would load behind everything else
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # for Ray's own processes; see _loopback_only
 }
 REPORT_S = 0.5  # how often a worker tells the tally
@@ -149,7 +149,10 @@ def _data_context() -> Iterator[None]:
         setattr(context, name, value)
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            # Where there are fewer shards than actors, or a run is stopped early; neither is news to anybody.
+            warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+            yield
     finally:
         logger.setLevel(level)
         for name, value in before.items():

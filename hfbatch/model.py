@@ -21,7 +21,7 @@ import torch
 
 from hfbatch import columns as col
 from hfbatch.batch import halve, pack_by_length, padded_tokens
-from hfbatch.errors import RowError, SpecError
+from hfbatch.errors import RowError, SpecError, SystemicError
 from hfbatch.layout import PaddedBatch, input_lengths
 from hfbatch.preprocess import Preprocess
 from hfbatch.sequences import Array, Column, Ragged, Sequences, scatter, take
@@ -32,6 +32,16 @@ if TYPE_CHECKING:
     from hfbatch.spec import Machine
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 16384  # on CPU more tokens outgrow the cache: 8k is a third slower
+
+
+def _device(gpu: bool | None) -> torch.device:
+    """Where the model goes. A GPU that was reserved and cannot be used is an error, not a reason for the CPU."""
+    if gpu and not torch.cuda.is_available():
+        raise SystemicError(
+            f"Ray reserved a GPU for the model, but torch {torch.__version__} cannot use one; install a CUDA build of "
+            "torch, or write gpus_per_actor: 0"
+        )
+    return torch.device("cuda" if torch.cuda.is_available() and gpu is not False else "cpu")
 
 
 def load_model(job: Job, task: Task, device: torch.device) -> Any:
@@ -106,13 +116,22 @@ class Predict:
     """A callable of blocks that keeps one model resident; what an actor of the pool runs."""
 
     def __init__(
-        self, job: Job, machine: Machine, threads: int, preprocess: Preprocess | None = None, report: Report = None
+        self,
+        job: Job,
+        machine: Machine,
+        threads: int,
+        preprocess: Preprocess | None = None,
+        report: Report = None,
+        gpu: bool | None = None,
     ) -> None:
-        """With `preprocess`, blocks come raw and become token ids here. `report` is called after every batch."""
+        """With `preprocess`, blocks come raw and become token ids here. `report` is called after every batch.
+
+        `gpu`: whether a GPU was reserved for this process; None: take one if it is there.
+        """
         started = time.perf_counter()
         self.threads = threads
         torch.set_num_threads(threads)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = _device(gpu)
         self.preprocess = preprocess
         self.task = job.make_task()
         self.model: Any = load_model(job, self.task, self.device)

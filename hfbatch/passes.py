@@ -93,10 +93,9 @@ def _stages(
             from hfbatch.model import Predict  # torch, which only this process needs
 
             report = throttled(tally, f"{socket.gethostname()}:{os.getpid()}")
-            if not pool.cpu_steps_in_actor:
-                return Predict(job, machine, pool.threads, report=report)
-            predict = Predict(job, machine, pool.threads, Preprocess(job), report)
-            return _chain(predict, Postprocess(job, run_id))
+            preprocess = Preprocess(job) if pool.cpu_steps_in_actor else None
+            predict = Predict(job, machine, pool.threads, preprocess, report, gpu=pool.gpus > 0)
+            return _chain(predict, Postprocess(job, run_id)) if pool.cpu_steps_in_actor else predict
 
         def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
             return self.guard(block)
@@ -105,19 +104,32 @@ def _stages(
         rows = rows.map_batches(read, batch_size=None, batch_format="pyarrow", num_cpus=READ_CPUS)
         if not pool.cpu_steps_in_actor:
             rows = rows.map_batches(preprocess, batch_size=None, batch_format="pyarrow", num_cpus=READ_CPUS)
-        rows = rows.map_batches_internal(  # map_batches itself wants a batch size with GPUs, and would re-cut blocks
-            Actor,
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=pool.size.min, max_size=pool.size.max),
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus or None,
-            max_restarts=-1,
-            max_task_retries=2,  # Ray's default is for ever: a row that kills its process would do so for ever
-        )
+        rows = _map_on_actors(rows, Actor, pool)
         return rows.map_batches(finish, batch_size=None, batch_format="pyarrow", num_cpus=FINISH_CPUS)
 
     return connect
+
+
+def _map_on_actors(rows: ray.data.Dataset, actor: type, pool: Pool) -> ray.data.Dataset:
+    """`map_batches` over whole blocks. With GPUs the public method wants a batch size, and would re-cut them by it."""
+    options: dict[str, Any] = {
+        "batch_size": None,
+        "batch_format": "pyarrow",
+        "compute": ray.data.ActorPoolStrategy(min_size=pool.size.min, max_size=pool.size.max),
+        "num_cpus": pool.cpus,
+        "max_restarts": -1,
+        "max_task_retries": 2,  # Ray's default is for ever: a row that kills its process would do so for ever
+    }
+    if not pool.gpus:
+        return rows.map_batches(actor, **options)
+    options["num_gpus"] = pool.gpus
+    if hasattr(rows, "map_batches_internal"):
+        return rows.map_batches_internal(actor, **options)
+    unset = dict.fromkeys(("fn_args", "fn_kwargs", "fn_constructor_args", "fn_constructor_kwargs", "memory"))
+    unset |= dict.fromkeys(("concurrency", "ray_remote_args_fn"))
+    older: Any = rows._map_batches_without_batch_size_validation  # type: ignore[attr-defined]
+    mapped: ray.data.Dataset = older(actor, zero_copy_batch=True, udf_modifying_row_count=True, **unset, **options)
+    return mapped
 
 
 def _chain(*steps: Callable[[pa.Table], pa.Table]) -> Callable[[pa.Table], pa.Table]:
