@@ -121,7 +121,7 @@ def _no_file(path: Path, name: str) -> Problem:
     if not folder.is_dir():
         return Problem(name, "", f"there is no folder '{folder}'", "give the path of a YAML file")
     near = nearest(path.name, sorted(entry.name for entry in folder.iterdir() if entry.is_file()))
-    fix = f"write '{folder / near}'" if near else "give the path of a YAML file; `hfbatch init TASK` writes one"
+    fix = f"write '{folder / near}'" if near else "give the path of a YAML file; `hfbatch init TASK` writes a job file"
     return Problem(name, "", "there is no such file", fix)
 
 
