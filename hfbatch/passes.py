@@ -120,11 +120,12 @@ def _map_on_actors(rows: ray.data.Dataset, actor: type, pool: Pool) -> ray.data.
         "max_restarts": -1,
         "max_task_retries": 2,  # Ray's default is for ever: a row that kills its process would do so for ever
     }
-    if not pool.gpus:
-        return rows.map_batches(actor, **options)
-    options["num_gpus"] = pool.gpus
+    if pool.gpus:
+        options["num_gpus"] = pool.gpus
     if hasattr(rows, "map_batches_internal"):
         return rows.map_batches_internal(actor, **options)
+    if not pool.gpus:
+        return rows.map_batches(actor, **options)
     unset = dict.fromkeys(("fn_args", "fn_kwargs", "fn_constructor_args", "fn_constructor_kwargs", "memory"))
     unset |= dict.fromkeys(("concurrency", "ray_remote_args_fn"))
     older: Any = rows._map_batches_without_batch_size_validation  # type: ignore[attr-defined]
