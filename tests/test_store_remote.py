@@ -67,6 +67,8 @@ def test_a_silent_server_is_given_up_and_asked_again(
 def test_the_probe_is_not_fooled_by_a_lost_answer(bucket: Store, s3: FakeS3) -> None:
     s3.faults.append(Fault("PUT", UNHEARD))
     bucket.probe()
+    assert s3.faults == []
+    assert bucket.list("_hfbatch/probe") == []
 
 
 def test_retries_end(bucket: Store, s3: FakeS3) -> None:

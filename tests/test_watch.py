@@ -97,5 +97,6 @@ def test_a_display_that_raises_is_logged_once_and_the_budget_is_judged_all_the_s
 def test_when_the_tally_is_gone_the_watch_ends(local_ray, plan):
     tally = start_tally()
     with Watch(tally, plan, [], None) as watch:
+        assert watch._thread.is_alive()
         ray.kill(tally)
         eventually(lambda: not watch._thread.is_alive())
