@@ -10,23 +10,22 @@ strings of a URL.
 from __future__ import annotations
 
 import contextlib
-import errno
-import io
 import os
-import shutil
+import stat
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeAlias
 
+from hfbatch import disk
 from hfbatch.errors import UnsafeStore
-from hfbatch.store_errors import storage_failure
+from hfbatch.store_errors import USE_INSTEAD, storage_failure, with_retries
 
 Names: TypeAlias = list[str]  # inside the classes `list` is a method
 
-TMP = "_hfbatch/tmp"  # half-written files of a local store; safe to delete when no run is at work
-USE_INSTEAD = "use a local disk, or an S3-compatible bucket with conditional writes (If-None-Match)"
+TMP = "_hfbatch/tmp"  # half-written files of a local store; `sweep` removes what killed writers left there
 
 
 class Store(ABC):
@@ -36,8 +35,17 @@ class Store(ABC):
     def put_if_absent(self, name: str, data: bytes | Path) -> bool:
         """Create `name` whole, or leave what stands there. True: created; False: it already existed.
 
-        Safe to repeat after any error. On a remote store False may mean that an earlier attempt of one's own
-        landed unheard (its answer was lost): who must know whose it is compares `get(name)` with what was put.
+        Exact even where an answer was lost, on a local disk and on S3; on other remote stores False may then be
+        one's own. Safe to repeat after any error: what stands may be one's own then too.
+        """
+
+    @abstractmethod
+    def copy_if_absent(self, source: str, target: str) -> bool:
+        """Give a whole object a second name, without moving its bytes where the store can. False: target existed.
+
+        The target appears whole or not at all. All who copy to one target must copy the same bytes: on a remote
+        store two that come at the same time both write. Safe to repeat. StorageError without a source, unless the
+        target is there.
         """
 
     @abstractmethod
@@ -70,6 +78,10 @@ class Store(ABC):
     @abstractmethod
     def url(self, name: str = "") -> str:
         """Where `name` is, for messages: without user info and query."""
+
+    def sweep(self, older_than_s: float) -> Names:
+        """Remove half-written files that nobody has touched for so long; their names. Most stores keep none."""
+        return []
 
     def probe(self) -> None:
         """Prove that put-if-absent works here, else UnsafeStore. Leaves nothing behind."""
@@ -113,35 +125,46 @@ class LocalStore(Store):
         """Write a synced temporary file, then link() it to its name. Exact even on NFS."""
         path = self._path(name)
         with self._failures("write", name):
-            make_folder(path.parent)
+            disk.make_folder(path.parent, self.root)
             created = False
             if not os.path.lexists(path):
                 with self._temporary(data) as temporary:
-                    created = link_if_absent(temporary, path)
-            sync_folder(path.parent)  # also when refused: what the caller now relies on must survive a power cut
+                    created = disk.link_if_absent(temporary, path)
+            disk.sync_folder(path.parent)  # also when refused: what the caller now relies on must survive a power cut
+            return created
+
+    def copy_if_absent(self, source: str, target: str) -> bool:
+        """link(): no byte moves, and the source may go. What may not be linked (another user's file) is copied."""
+        path = self._path(target)
+        with self._failures(f"copy {self.url(source)} to", target):
+            disk.make_folder(path.parent, self.root)
+            try:
+                created = not os.path.lexists(path) and disk.link_if_absent(self._path(source), path)
+            except UnsafeStore:
+                return self.put_if_absent(target, self._path(source))
+            disk.sync_folder(path.parent)
             return created
 
     def put(self, name: str, data: bytes) -> None:
         """Write a synced temporary file, then rename it over what stands there."""
         path = self._path(name)
         with self._failures("write", name), self._temporary(data) as temporary:
-            make_folder(path.parent)
-            temporary.replace(path)
-            sync_folder(path.parent)
+            disk.make_folder(path.parent, self.root)
+            disk.rename(temporary, path)
+            disk.sync_folder(path.parent)
 
     def get(self, name: str) -> bytes | None:
         """Read the whole file."""
         with self._failures("read", name):
             try:
-                return self._path(name).read_bytes()
+                return disk.retried(self._path(name).read_bytes)()
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
     def list(self, prefix: str) -> Names:
         """Walk the folder; symlinked folders are not entered."""
-        folder = self._path(prefix) if prefix else self.root
         with self._failures("list", prefix):
-            found = [Path(at, file) for at, _, files in os.walk(folder, onerror=_unless_absent) for file in files]
+            found = disk.files_below(self._path(prefix) if prefix else self.root)
         return sorted(path.relative_to(self.root).as_posix() for path in found)
 
     def delete(self, names: Iterable[str]) -> None:
@@ -149,23 +172,38 @@ class LocalStore(Store):
         folders = set()
         for name in names:
             path = self._path(name)
+            folders.add(path.parent)
             with self._failures("delete", name), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                path.unlink()
-                folders.add(path.parent)
+                disk.retried(path.unlink)()
         with self._failures("delete in", ""):
             for folder in folders:
-                sync_folder(folder)
+                if folder.is_dir():
+                    disk.sync_folder(folder)
+
+    def sweep(self, older_than_s: float) -> Names:
+        """Remove what killed writers left in `_hfbatch/tmp`."""
+        limit, old = time.time() - older_than_s, []
+        for name in self.list(TMP):
+            with self._failures("read", name), contextlib.suppress(FileNotFoundError):  # its writer was faster
+                if self._path(name).stat().st_mtime < limit:
+                    old.append(name)
+        self.delete(old)
+        return old
 
     def open_input(self, name: str) -> BinaryIO:
         """Open the file itself."""
+        path = self._path(name)
         with self._failures("read", name):
-            return self._path(name).open("rb")
+            return with_retries(lambda: path.open("rb"), disk.is_passing)
 
     def size(self, name: str) -> int | None:
         """Ask stat(); a folder has no size."""
-        path = self._path(name)
         with self._failures("read", name):
-            return path.stat().st_size if path.is_file() else None
+            try:
+                found = disk.retried(self._path(name).stat)()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def _path(self, name: str) -> Path:
         return self.root / checked_name(name)
@@ -174,16 +212,14 @@ class LocalStore(Store):
     def _temporary(self, data: bytes | Path) -> Iterator[Path]:
         """A synced file with `data` on the store's own disk, gone afterwards."""
         folder = self.root / TMP
-        make_folder(folder)
+        disk.make_folder(folder, self.root)
         path = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
         try:
-            with path.open("xb") as file, io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as source:
-                shutil.copyfileobj(source, file, 1 << 20)
-                file.flush()
-                os.fsync(file.fileno())
+            disk.write_synced(path, data)
             yield path
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is not in the way of what was asked; `sweep` finds it
+                disk.retried(path.unlink)(missing_ok=True)
 
     @contextlib.contextmanager
     def _failures(self, act: str, name: str) -> Iterator[None]:
@@ -201,43 +237,3 @@ def checked_name(name: str) -> str:
             f"{name!r} is no name in a store; write a relative path such as 'data/x.parquet', without '..'"
         )
     return str(PurePosixPath(*parts))
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it, so that they survive a power cut."""
-    if not path.is_dir():
-        make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Flush a folder's entries to the disk, where its file system can."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def link_if_absent(source: Path, target: Path) -> bool:
-    """Give a finished file its final name. False: the name is taken. UnsafeStore: no hard links here."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        return source.stat().st_nlink == 2  # NFS: the link was made, its answer lost, the repeat refused
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-            raise
-        raise UnsafeStore(
-            f"{target.parent}: this file system has no hard links, so there is no put-if-absent; {USE_INSTEAD}"
-        ) from error
-    return True
-
-
-def _unless_absent(error: OSError) -> None:
-    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        raise error

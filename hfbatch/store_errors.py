@@ -1,11 +1,40 @@
-"""What goes wrong with stores, told without a secret: redacted URLs, and our errors for everybody's exceptions."""
+"""What goes wrong with stores: how often a call is tried again, and what is told of it without a secret.
+
+There is one policy of retries. Which failures are worth it each kind of store says for itself.
+"""
 
 from __future__ import annotations
 
 import errno
+import itertools
+import random
 import re
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from hfbatch.errors import AccessRefused, HfbatchError, StorageError
+
+T = TypeVar("T")
+
+USE_INSTEAD = "use a local disk, or an S3-compatible bucket with conditional writes (If-None-Match)"
+RETRY_SECONDS = (0.2, 0.4, 0.8, 1.6, 3.2)  # upper ends of the random waits between attempts
+RETRY_UNTIL = 600.0  # seconds after which no further attempt begins, where the attempts themselves are slow
+TRANSIENT_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # 409: S3's "a conflicting write is under way"
+
+
+def with_retries(call: Callable[[], T], transient: Callable[[Exception], bool]) -> T:
+    """call(), repeated while it fails transiently: at most 6 attempts, exponential backoff with full jitter."""
+    started = time.monotonic()
+    for attempt in itertools.count():
+        try:
+            return call()
+        except Exception as error:
+            last = attempt >= len(RETRY_SECONDS) or time.monotonic() - started > RETRY_UNTIL
+            if last or not transient(error):
+                raise
+        time.sleep(random.uniform(0, RETRY_SECONDS[attempt]))
+    raise AssertionError("unreachable: count() does not end")
 
 
 def redact(url: str) -> str:
@@ -30,12 +59,14 @@ def _redact_one(url: str) -> str:
 def http_status(error: BaseException | None) -> int | None:
     """The HTTP status somewhere in an exception's chain: botocore's, gcsfs', azure's, aiohttp's, httpx'."""
     while error is not None:
+        unread = type(error).__module__ == "aiohttp.http_exceptions"  # its 400 for an answer that broke off is its own
         response = getattr(error, "response", None)
         if isinstance(response, dict):
             response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        for status in (response, *(getattr(error, name, None) for name in ("status", "status_code", "code"))):
+        for name in ("response", "status", "status_code", "code"):  # one by one: aiohttp's `code` warns
+            status = response if name == "response" else getattr(error, name, None)
             status = getattr(status, "status_code", status)
-            if isinstance(status, int):
+            if isinstance(status, int) and not unread:
                 return status
         error = error.__cause__
     return None
@@ -50,7 +81,8 @@ def is_refusal(error: BaseException) -> bool:
 
 def storage_failure(act: str, url: str, error: Exception) -> HfbatchError:
     """What to raise when `act` (a verb) on the redacted `url` failed. The error's own text may hold secrets."""
-    reason = getattr(error, "strerror", None) or type(error).__name__
+    absent = isinstance(error, FileNotFoundError)
+    reason = getattr(error, "strerror", None) or ("no such object" if absent else type(error).__name__)
     status = http_status(error)
     cause = getattr(error.__cause__, "response", None)
     if isinstance(cause, dict):
@@ -58,10 +90,13 @@ def storage_failure(act: str, url: str, error: Exception) -> HfbatchError:
     if status is not None:
         reason += f", HTTP {status}"
     place = f"cannot {act} {url}: {reason}"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"{place}: the disk is full; free space and run again, what is committed stays")
+    no_space = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if no_space or status == 507 or reason.startswith("QuotaExceeded"):  # 507: MinIO's; QuotaExceeded: Ceph's 403
+        return StorageError(
+            f"{place}: the disk is full; free space, then the same command resumes: what is committed stays"
+        )
     if is_refusal(error):
         return AccessRefused(f"{place}; log in, or grant this user the right to read, list, write and delete there")
-    if isinstance(error, FileNotFoundError):
+    if absent:
         return StorageError(f"{place}; check the path: the bucket or folder must exist")
     return StorageError(f"{place}; check the path, the disk and the network, then run again: what is committed stays")

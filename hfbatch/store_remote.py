@@ -1,4 +1,4 @@
-"""A Store over any fsspec URL; retries, and what counts as transient, are here and nowhere below.
+"""A Store over any fsspec URL; what counts as transient is said here, and retries below are off where they can be.
 
 put-if-absent is one conditional PUT (`If-None-Match: *` on S3). fsspec's default for other file systems asks
 "exists?" and then writes: two workers can both win without any probe noticing, so only those protocols are let
@@ -11,40 +11,33 @@ import asyncio
 import contextlib
 import errno
 import io
-import itertools
-import random
-import time
-from collections.abc import Callable, Iterable
+import uuid
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
 from hfbatch.errors import StorageError, UnsafeStore
-from hfbatch.store import USE_INSTEAD, Names, Store, checked_name
-from hfbatch.store_errors import http_status, is_refusal, redact, storage_failure
-
-T = TypeVar("T")
+from hfbatch.store import Names, Store, checked_name
+from hfbatch.store_errors import (
+    TRANSIENT_STATUS,
+    USE_INSTEAD,
+    http_status,
+    is_refusal,
+    redact,
+    storage_failure,
+    with_retries,
+)
 
 ATOMIC_CREATE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
-RETRY_SECONDS = (0.2, 0.4, 0.8, 1.6, 3.2)  # upper ends of the random waits between attempts
 CALL_SECONDS = 120.0  # an answer's deadline, plus a second for each MB that moves: aiohttp's own read timeout is
-LIST_SECONDS = 900.0  # at times not armed, so that a silent server held a PUT for ever (3 of 8 tries against moto)
-TRANSIENT_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # 409: S3's "a conflicting write is under way"
-
-
-def with_retries(call: Callable[[], T], transient: Callable[[Exception], bool]) -> T:
-    """call(), repeated while it fails transiently: at most 6 attempts, exponential backoff with full jitter."""
-    for attempt in itertools.count():
-        try:
-            return call()
-        except Exception as error:
-            if attempt >= len(RETRY_SECONDS) or not transient(error):
-                raise
-        time.sleep(random.uniform(0, RETRY_SECONDS[attempt]))
-    raise AssertionError("unreachable: count() does not end")
+LONG_SECONDS = 900.0  # at times not armed, so that a silent server held a PUT for ever (3 of 8 tries against moto)
+LONG_CALLS = ("find", "cp_file")  # the server works through many keys, or through bytes that we do not see
+MARK = "hfbatch-put"  # metadata of an object: which call made it
+LARGEST = 5 << 30  # bytes: from here on s3fs would send several requests
 
 
 def is_transient(error: Exception) -> bool:
@@ -83,19 +76,38 @@ class FsspecStore(Store):
                 f"{self.url()}: {self.protocol}:// has no atomic put-if-absent, so two workers could both commit; "
                 + USE_INSTEAD
             )
-        super().probe()
+        try:
+            super().probe()
+        except StorageError as error:
+            if http_status(error) != 501:
+                raise
+            raise UnsafeStore(f"{self.url()}: it knows no conditional writes (HTTP 501); {USE_INSTEAD}") from error
 
     def put_if_absent(self, name: str, data: bytes | Path) -> bool:
         """One conditional PUT, whatever the size: the very request that `probe` has proven, never multipart.
 
-        S3 takes 5 GiB in one request.
+        A refusal may come from an attempt of our own that landed unheard; the HTTP client repeats a PUT without
+        telling, too. So on S3 each put marks its object, and the mark says whose it is that stands.
         """
+        path, mark = self._path(name), uuid.uuid4().hex
+        size = len(data) if isinstance(data, bytes) else data.stat().st_size
+        if size >= LARGEST:
+            excess = f"its {size} bytes are too many for one request, which takes fewer than {LARGEST}"
+            raise StorageError(f"cannot write {self.url(name)}: {excess}; lower shard_rows or shard_bytes")
         body = data if isinstance(data, bytes) else data.read_bytes()
-        options = {"chunksize": max(1, len(body))} if self.protocol in ("s3", "s3a") else {}
+        is_s3 = self.protocol in ("s3", "s3a")
+        options = {"chunksize": max(1, size), "Metadata": {MARK: mark}} if is_s3 else {}
         try:
-            self._call("write", name, "pipe_file", self._path(name), body, mode="create", **options)
+            self._call("write", name, "pipe_file", path, body, mode="create", **options)
         except FileExistsError:
+            return is_s3 and self._mark(name) == mark
+        return True
+
+    def copy_if_absent(self, source: str, target: str) -> bool:
+        """A copy on the server's side, in parts where the object is large; it appears when the last one is there."""
+        if self.size(target) is not None:
             return False
+        self._call(f"copy {self.url(source)} to", target, "cp_file", self._path(source), self._path(target))
         return True
 
     def put(self, name: str, data: bytes) -> None:
@@ -165,14 +177,21 @@ class FsspecStore(Store):
     def _path(self, name: str) -> str:
         return f"{self._root}/{checked_name(name)}"
 
+    def _mark(self, name: str) -> str | None:
+        try:
+            found: str | None = self._call("read", name, "getxattr", self._path(name), MARK)
+        except FileNotFoundError:
+            return None
+        return found
+
     def _call(self, act: str, name: str, method: str, *args: Any, **options: Any) -> Any:
-        """fs.method(...), retried. Only FileExistsError, and FileNotFoundError when reading, are not translated."""
+        """fs.method(...), retried. FileExistsError, and FileNotFoundError when not writing, are not translated."""
         try:
             return with_retries(lambda: self._once(method, *args, **options), is_transient)
         except Exception as error:
             if isinstance(error, FileExistsError) or http_status(error) == 412:
                 raise FileExistsError(self.url(name)) from error
-            if isinstance(error, FileNotFoundError) and act != "write":
+            if isinstance(error, FileNotFoundError) and act in ("read", "list", "delete"):
                 raise
             raise storage_failure(act, self.url(name), error) from error
 
@@ -183,7 +202,7 @@ class FsspecStore(Store):
         moved = (
             sum(len(arg) for arg in args if isinstance(arg, bytes)) + options.get("end", 0) - options.get("start", 0)
         )
-        seconds = LIST_SECONDS if method == "find" else CALL_SECONDS + moved / 1e6
+        seconds = LONG_SECONDS if method in LONG_CALLS else CALL_SECONDS + moved / 1e6
         call = getattr(self.fs, f"_{method}")
 
         async def bounded() -> Any:

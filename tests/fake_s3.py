@@ -4,6 +4,7 @@ with fake_s3() as s3:
     open_store(f"{s3.url}/out")       # plain s3:// URLs work here and in child processes
     s3.faults.append(Fault("PUT", 503))
     s3.faults.append(Fault("PUT", UNHEARD))   # the write lands, its answer is lost
+    s3.chaos = lambda method: 503             # any request, as this function says
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -23,12 +24,25 @@ from werkzeug.serving import make_server
 
 UNHEARD = -1
 SILENT = -2
-_CODES = {403: "AccessDenied", 409: "ConditionalRequestConflict", 500: "InternalError", 503: "SlowDown"}
+TORN = -3
+_CODES = {
+    400: "ExpiredToken",
+    403: "AccessDenied",
+    409: "ConditionalRequestConflict",
+    500: "InternalError",
+    501: "NotImplemented",
+    503: "SlowDown",
+    507: "XMinioStorageFull",
+}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """The next request with this method fails once: with an HTTP status, UNHEARD (it took effect), or SILENT."""
+    """The next request with this method fails once.
+
+    `status` is an HTTP status; UNHEARD: it took effect, but its answer is lost; SILENT: no answer comes; TORN: the
+    answer breaks off half-way.
+    """
 
     method: str
     status: int
@@ -36,18 +50,30 @@ class Fault:
 
 @dataclass
 class FakeS3:
-    """The running server. `url` is a bucket; `requests` are (method, path with query), in order of arrival."""
+    """The running server. `url` is a bucket; `requests` are (method, path with query), in order of arrival.
+
+    Writes happen one after the other, as a real server's do (moto's conditional put looks, then writes). With
+    `unconditional` it ignores If-None-Match, as servers do that do not know it.
+    """
 
     url: str
     endpoint: str
     env: dict[str, str]
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
+    chaos: Callable[[str], int | None] = lambda method: None
+    unconditional: bool = False
     closing: threading.Event = field(default_factory=threading.Event)
 
     def wrap(self, app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
         """`app` with the faults in front of it."""
-        lock = threading.Lock()
+        lock, writing = threading.Lock(), threading.Lock()
+
+        def moto(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            if self.unconditional:
+                environ.pop("HTTP_IF_NONE_MATCH", None)
+            with writing if environ["REQUEST_METHOD"] == "PUT" else nullcontext():
+                return app(environ, start_response)
 
         def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
             method = environ["REQUEST_METHOD"]
@@ -56,21 +82,30 @@ class FakeS3:
                 fault = next((fault for fault in self.faults if fault.method == method), None)
                 if fault is not None:
                     self.faults.remove(fault)
-            if fault is None:
-                return app(environ, start_response)
-            if fault.status == SILENT:
+                status = fault.status if fault is not None else self.chaos(method)
+            if status is None:
+                return moto(environ, start_response)
+            if status == SILENT:
                 self.closing.wait()
                 raise ConnectionAbortedError("no answer on purpose")
-            if fault.status == UNHEARD:
-                list(app(environ, lambda *_: None))
-                environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-                raise ConnectionAbortedError("the answer is lost on purpose")
+            if status in (UNHEARD, TORN):
+                content = b"".join(moto(environ, start_response if status == TORN else lambda *_: None))
+                return _cut_off(environ, content[: len(content) // 2] if status == TORN else b"")
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            code = _CODES[fault.status]
-            start_response(f"{fault.status} {code}", [("Content-Type", "application/xml")])
-            return [f"<Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()]
+            start_response(f"{status} {_CODES[status]}", [("Content-Type", "application/xml")])
+            if method == "HEAD":
+                return []
+            return [f"<Error><Code>{_CODES[status]}</Code><Message>on purpose</Message></Error>".encode()]
 
         return answer
+
+
+def _cut_off(environ: dict[str, Any], content: bytes) -> Iterator[bytes]:
+    """The beginning of an answer (none, if it is empty), then the end of the connection."""
+    if content:
+        yield content
+    environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+    raise ConnectionAbortedError("the answer is lost on purpose")
 
 
 class _QuietHandler(MotoRequestHandler):

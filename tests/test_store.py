@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hfbatch import store_remote
+from hfbatch import store_errors
 from hfbatch.errors import AccessRefused, StorageError, UnsafeStore
 from hfbatch.store import LocalStore, Store, open_store
 from tests.fake_s3 import FakeS3, fake_s3
@@ -30,7 +30,7 @@ def s3() -> Iterator[FakeS3]:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_remote, "RETRY_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(store_errors, "RETRY_SECONDS", (0.01, 0.01))
 
 
 @pytest.fixture
@@ -101,6 +101,29 @@ def test_size_and_deletion(store: Store) -> None:
     store.delete(["x", "x"])
     assert store.get("x") is None
     assert store.size("x") is None
+
+
+def test_a_second_name_is_given_once(store: Store) -> None:
+    store.put_if_absent("staged/x", b"whole")
+    assert store.copy_if_absent("staged/x", "data/x") is True
+    assert store.copy_if_absent("staged/x", "data/x") is False
+    store.put("staged/y", b"other")
+    assert store.copy_if_absent("staged/y", "data/x") is False
+    store.delete(["staged/x"])
+    assert store.copy_if_absent("staged/x", "data/x") is False
+    assert store.get("data/x") == b"whole"
+
+
+def test_a_copy_of_nothing_is_an_error_that_names_both(store: Store) -> None:
+    with pytest.raises(StorageError, match=r"cannot copy .*/no/such to .*/data/x: [Nn]o such .*; check the path"):
+        store.copy_if_absent("no/such", "data/x")
+    assert store.list("") == []
+
+
+def test_what_a_killed_probe_left_is_listed(store: Store) -> None:
+    store.put_if_absent("_hfbatch/probe/0123", b"x")
+    assert store.list("_hfbatch/probe") == ["_hfbatch/probe/0123"]
+    assert store.sweep(0) == []
 
 
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/.", "./a", "a/", "a\0b"])
@@ -174,6 +197,44 @@ def test_no_temporary_file_is_left(tmp_path: Path) -> None:
     store.put_if_absent("a", b"2")
     store.put("a", b"3")
     assert store.list("") == ["a"]
+
+
+def test_a_copy_moves_no_byte_where_links_are_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, link = open_store(str(tmp_path)), os.link
+    store.put("a", b"1")
+    store.copy_if_absent("a", "b/c")
+    assert (tmp_path / "a").samefile(tmp_path / "b/c")
+
+    def link_only_new_files(source: Path, target: Path) -> None:
+        if "tmp" not in source.parent.name:
+            raise OSError(errno.EPERM, "another user's file")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_only_new_files)
+    assert store.copy_if_absent("a", "d") is True
+    assert store.copy_if_absent("a", "d") is False
+    assert store.get("d") == b"1"
+    assert not (tmp_path / "a").samefile(tmp_path / "d")
+
+
+def test_what_killed_writers_left_is_swept_when_it_is_old(tmp_path: Path) -> None:
+    code = """
+        import os, stat, sys
+        from hfbatch.store import open_store
+        os.fsync = lambda opened: stat.S_ISREG(os.fstat(opened).st_mode) and os.kill(os.getpid(), 9)
+        open_store(sys.argv[1]).put_if_absent("a", b"half")
+    """
+    tmp = tmp_path / "_hfbatch/tmp"
+    tmp.mkdir(parents=True)
+    (tmp_path / "_hfbatch/kept").write_bytes(b"no temporary file")
+    child = subprocess.run([sys.executable, "-c", textwrap.dedent(code), tmp_path])
+    assert child.returncode == -9
+    (old,) = tmp.iterdir()
+    assert open_store(str(tmp_path)).sweep(3600) == []
+    os.utime(old, (0, 0))
+    (tmp / "young").write_bytes(b"a live writer's")
+    assert open_store(str(tmp_path)).sweep(3600) == [f"_hfbatch/tmp/{old.name}"]
+    assert open_store(str(tmp_path)).list("") == ["_hfbatch/kept", "_hfbatch/tmp/young"]
 
 
 def test_a_lost_answer_to_link_still_counts_as_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import s3fs
 
-from hfbatch import store_remote
+from hfbatch import store_errors, store_remote
 from hfbatch.errors import AccessRefused, StorageError, UnsafeStore
 from hfbatch.store import Store, open_store
 from hfbatch.store_errors import redact
 from hfbatch.store_remote import FsspecStore
-from tests.fake_s3 import SILENT, UNHEARD, FakeS3, Fault, fake_s3
+from tests.fake_s3 import SILENT, TORN, UNHEARD, FakeS3, Fault, fake_s3
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def s3() -> Iterator[FakeS3]:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_remote, "RETRY_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(store_errors, "RETRY_SECONDS", (0.01, 0.01))
 
 
 @pytest.fixture
@@ -33,11 +34,12 @@ def bucket(s3: FakeS3, tmp_path: Path) -> Store:
     return open_store(f"{s3.url}{tmp_path}")
 
 
-@pytest.mark.parametrize("status", [500, 503, 409, UNHEARD])
+@pytest.mark.parametrize("status", [500, 503, 409, UNHEARD, TORN])
 def test_transient_errors_are_tried_again(bucket: Store, s3: FakeS3, status: int) -> None:
-    bucket.put("x", b"x")
+    bucket.put("x", b"twelve bytes")
     s3.faults += [Fault("GET", status), Fault("GET", status)]
-    assert bucket.get("x") == b"x"
+    assert bucket.get("x") == b"twelve bytes"
+    assert s3.faults == []
 
 
 @pytest.mark.parametrize("status", [500, 503, 409])
@@ -48,9 +50,10 @@ def test_a_refused_first_attempt_is_put_again(bucket: Store, s3: FakeS3, status:
     assert bucket.get("x") == b"mine"
 
 
-def test_a_put_that_succeeded_unheard_is_safe_to_repeat(bucket: Store, s3: FakeS3) -> None:
+def test_a_put_that_succeeded_unheard_is_known_to_be_ones_own(bucket: Store, s3: FakeS3) -> None:
     s3.faults.append(Fault("PUT", UNHEARD))
-    assert bucket.put_if_absent("x", b"mine") is False  # as the contract says: compare the content
+    assert bucket.put_if_absent("x", b"mine") is True
+    assert bucket.put_if_absent("x", b"mine") is False
     assert bucket.get("x") == b"mine"
 
 
@@ -78,12 +81,44 @@ def test_retries_end(bucket: Store, s3: FakeS3) -> None:
     assert [method for method, _ in s3.requests] == ["PUT"] * 3
 
 
-def test_refused_credentials_are_not_retried(bucket: Store, s3: FakeS3) -> None:
-    s3.faults.append(Fault("PUT", 403))
-    with pytest.raises(AccessRefused, match=r"AccessDenied, HTTP 403; log in, or grant") as caught:
+@pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (400, "ExpiredToken")])
+def test_refused_credentials_are_not_retried(bucket: Store, s3: FakeS3, status: int, code: str) -> None:
+    s3.faults.append(Fault("PUT", status))
+    with pytest.raises(AccessRefused, match=rf"{code}, HTTP {status}; log in, or grant") as caught:
         bucket.put_if_absent("x", b"x")
     assert caught.value.exit_code == 77
     assert len(s3.requests) == 1
+
+
+def test_a_full_server_is_told_as_a_full_disk(bucket: Store, s3: FakeS3) -> None:
+    s3.faults.append(Fault("PUT", 507))
+    with pytest.raises(StorageError, match=r"XMinioStorageFull, HTTP 507: the disk is full; free space, then the same"):
+        bucket.put("x", b"x")
+    assert len(s3.requests) == 1
+
+
+def test_an_object_that_needs_several_requests_is_refused_before_the_first(
+    bucket: Store, s3: FakeS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(store_remote, "LARGEST", 10)
+    (tmp_path / "spool").write_bytes(b"ten bytes.")
+    for data in (b"ten bytes.", tmp_path / "spool"):
+        with pytest.raises(StorageError, match=r"x: its 10 bytes are too many for one request.*lower shard_rows"):
+            bucket.put_if_absent("x", data)
+    assert s3.requests == []
+
+
+def test_a_large_copy_that_breaks_in_the_middle_appears_whole(
+    bucket: Store, s3: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = bytes(range(256)) * (6 << 12)
+    bucket.put_if_absent("x", body)
+    monkeypatch.setattr(s3fs.core, "MANAGED_COPY_THRESHOLD", 1 << 20)  # over it: one request for each part
+    s3.faults += [Fault("PUT", 503), Fault("PUT", UNHEARD)]
+    assert bucket.copy_if_absent("x", "y") is True
+    assert bucket.get("y") == body
+    assert s3.faults == []
+    assert bucket.copy_if_absent("gone", "y") is False
 
 
 def test_a_missing_bucket_is_named(s3: FakeS3) -> None:
@@ -95,15 +130,33 @@ def test_a_large_object_is_one_conditional_request(bucket: Store, s3: FakeS3) ->
     body = bytes(101 << 20)  # over s3fs' own threshold for multipart
     assert bucket.put_if_absent("large", body) is True
     assert bucket.put_if_absent("large", body) is False
-    assert [method for method, _ in s3.requests] == ["PUT", "PUT"]
+    assert [method for method, _ in s3.requests] == ["PUT", "PUT", "HEAD"]  # the last: is what stands our own?
 
 
 def test_a_store_that_ignores_the_condition_is_refused(bucket: FsspecStore, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = bucket.fs._pipe_file
-    monkeypatch.setattr(bucket.fs, "_pipe_file", lambda path, data, mode, chunksize: pipe(path, data))
+    monkeypatch.setattr(bucket.fs, "_pipe_file", lambda path, data, mode, **_: pipe(path, data))
     with pytest.raises(UnsafeStore, match=r"second put-if-absent of one name was not refused.*use a local disk"):
         bucket.probe()
     assert bucket.list("") == []
+
+
+def test_a_server_that_does_not_know_the_condition_is_refused(bucket: Store, s3: FakeS3) -> None:
+    s3.unconditional = True
+    try:
+        with pytest.raises(UnsafeStore, match="second put-if-absent of one name was not refused") as caught:
+            bucket.probe()
+    finally:
+        s3.unconditional = False
+    assert caught.value.exit_code == 78
+    assert bucket.list("") == []
+
+
+def test_a_server_that_refuses_conditional_writes_is_refused(bucket: Store, s3: FakeS3) -> None:
+    s3.faults.append(Fault("PUT", 501))
+    with pytest.raises(UnsafeStore, match=r"knows no conditional writes \(HTTP 501\); use a local disk") as caught:
+        bucket.probe()
+    assert caught.value.exit_code == 78
 
 
 @pytest.mark.parametrize(
