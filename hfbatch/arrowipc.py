@@ -5,7 +5,7 @@ Only the wanted columns' bytes are read from a file; a stream has no index, so r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
@@ -26,7 +26,7 @@ def inspect_arrow(file: ListedFile) -> tuple[pa.Schema, list[int]]:
             return schema, [batch.num_rows for batch in _batches(reader, 0, None)]
 
 
-def read_arrow(file: ListedFile, first: int, count: int, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def read_arrow(file: ListedFile, first: int, count: int, names: Sequence[str]) -> Generator[pa.RecordBatch]:
     """Record batches [first, first + count), with the columns `names` only."""
     with open_seekable(file.url) as source:
         with _reader(source, file, None) as reader:

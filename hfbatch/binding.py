@@ -104,6 +104,8 @@ def _readable(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def _no_column(spec: JobSpec, loc: Loc, name: str, schema: pa.Schema, task_input: str | None = None) -> Problem:
+    if not schema.names:
+        return spec.origin.problem(loc, f"the input has no column {name!r}: its files have no rows", "name other files")
     near = difflib.get_close_matches(name, schema.names, n=1)
     fix = f"write '{near[0]}'" if near else f"the input has {', '.join(schema.names[:12])}"
     if task_input is not None and task_input not in spec.input.columns:
@@ -117,7 +119,8 @@ def _task_schema(
     """The checkpoint's config and the columns the task will write."""
     try:
         trust = spec.model.trust_remote_code
-        made = load_task(task.name, spec.params, hub.fetch(model, weights=False, code=trust), trust)
+        folder = hub.fetch(model, weights=False, code=trust)
+        made = load_task(task.name, spec.params, folder, trust, model.code_revision)
         return made.config, made.writes()
     except hub.ModelProblem as problem:
         problems.append(spec.origin.problem(("model", problem.key), problem.message, problem.fix))

@@ -97,7 +97,10 @@ def list_files(paths: Sequence[str], format: InputFormat | None) -> list[ListedF
 
 
 def check_unchanged(file: ListedFile) -> None:
-    """Conflict when the file is no longer the one that was listed; one `stat`, no content read."""
+    """Conflict when the file is no longer the one that was listed; one `stat`, no content read.
+
+    A local file that is written anew within one tick of the file system's clock, to the same size, looks the same.
+    """
     with reporting(file.url):
         fs, path = open_filesystem(file.url)
         fs.invalidate_cache(path)

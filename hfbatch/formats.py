@@ -8,13 +8,15 @@
 | csv     | the same                                | the same                                                    |
 | dataset | the folder's own index                  | datasets' memory-mapped tables, its indices honoured        |
 
-Reading from the middle of a row group decodes the rows before it and drops them: pyarrow cannot skip pages.
+Reading from the middle of a row group decodes the rows before it and drops them: pyarrow cannot skip pages. So that
+the shards of one large row group do not each begin at its first row, a process goes on where it stopped (place.py).
+Page checksums are verified where the file has them; without them a flipped bit that still decodes is not seen.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +28,7 @@ from hfbatch.access import open_seekable, redact, reporting
 from hfbatch.arrowipc import inspect_arrow, read_arrow
 from hfbatch.errors import StorageError
 from hfbatch.files import FileProblem, ListedFile, check_unchanged
+from hfbatch.place import leave, resume
 from hfbatch.schemas import SchemaProblem, conform, merge_schemas, plain_schema
 from hfbatch.spec import InputFormat
 from hfbatch.text import Chunk, inspect_text, read_text
@@ -52,6 +55,7 @@ class Inspected:
     file: ListedFile
     schema: pa.Schema
     blocks: tuple[Block, ...]
+    untyped: frozenset[str] = frozenset()  # columns of a CSV file without any value: string, until a file says better
 
     @property
     def rows(self) -> int:
@@ -73,7 +77,8 @@ class FileRef:
     @classmethod
     def of(cls, inspected: Inspected, schema: pa.Schema) -> FileRef:
         """All rows of a file, as the columns of `schema`: its own columns, or those of `unify` over many files."""
-        return cls(inspected.file, inspected.schema, schema, inspected.blocks)
+        better = [schema.field(name) for name in inspected.untyped if name in schema.names]
+        return cls(inspected.file, _with_fields(inspected.schema, better), schema, inspected.blocks)
 
     @property
     def rows(self) -> int:
@@ -104,7 +109,9 @@ def inspect(file: ListedFile) -> Inspected:
         schema, blocks = _INSPECTORS[file.format](file)
         if schema.names or blocks:
             schema = plain_schema(schema, redact(file.path))
-        return Inspected(file, schema, tuple(blocks))
+        untyped = [field.name for field in schema if file.format == "csv" and pa.types.is_null(field.type)]
+        texts = _with_fields(schema, [pa.field(name, pa.string()) for name in untyped])
+        return Inspected(file, texts, tuple(blocks), frozenset(untyped))
 
 
 def unify(inspected: Sequence[Inspected]) -> pa.Schema:
@@ -114,15 +121,28 @@ def unify(inspected: Sequence[Inspected]) -> pa.Schema:
     """
     entries = {each.file.path: each.file for each in inspected}
     try:
-        return merge_schemas((each.file.path, each.schema) for each in inspected)
+        known = [_with_fields(each.schema, [pa.field(name, pa.null()) for name in each.untyped]) for each in inspected]
+        schema = merge_schemas((each.file.path, own) for each, own in zip(inspected, known, strict=True))
     except SchemaProblem as problem:
         raise FileProblem(entries[problem.name].entry, problem.message, problem.fix) from problem
+    untyped = frozenset[str]().union(*(each.untyped for each in inspected))
+    return _with_fields(
+        schema, [pa.field(name, pa.string()) for name in untyped if schema.field(name).type == pa.null()]
+    )
+
+
+def _with_fields(schema: pa.Schema, fields: Sequence[pa.Field]) -> pa.Schema:
+    """`schema` with these in place of its fields of the same names."""
+    for field in fields:
+        schema = schema.set(schema.get_field_index(field.name), field)
+    return schema
 
 
 def read_rows(ref: FileRef, start: int, stop: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """Rows [start, stop) of the file, in its order, in small batches of `columns` (default: all of ref.schema).
 
-    Conflict: the file changed since it was listed. StorageError: it is damaged.
+    Conflict: the file changed since it was listed, be it while it was read: then after the last batch, so use none
+    before all are there. StorageError: it is damaged, or a value does not fit the type of the column.
     """
     schema = ref.schema if columns is None else pa.schema([ref.schema.field(name) for name in columns])
     if not schema.names:
@@ -133,15 +153,18 @@ def read_rows(ref: FileRef, start: int, stop: int, columns: Sequence[str] | None
         return
     part = ref.part(start, stop)
     present = pa.schema([ref.own.field(name) for name in schema.names if name in ref.own.names])
-    read, missing = 0, stop - start
-    with reporting(ref.file.url, FileProblem):
-        check_unchanged(ref.file)
-        batches = _READERS[ref.file.format](part, present) if present.names else _rows_only(part, present)
-        for batch in _cut(batches, start - part.first_row, missing, _batch_rows(part)):
+    read = 0
+    with _unchanged(ref.file, start, stop):
+        read_part = _READERS[ref.file.format] if present.names else _rows_only
+        key = (ref.file, ref.file.fingerprint, part.first_block, len(part.blocks), present)
+        place = resume(key, start, part.first_row, lambda: read_part(part, present))
+        for batch in place.rows(start, stop, _batch_rows(part)):
             read += batch.num_rows
             yield conform(batch, schema)
-    if read != missing:
-        raise StorageError(f"{redact(ref.file.url)}: rows {start} to {stop} gave {read} rows; the file is damaged")
+        if read != stop - start:
+            raise StorageError(f"{redact(ref.file.url)}: {stop - start} rows wanted, {read} found: the file is damaged")
+    if place.row < part.first_row + part.rows:
+        leave(place)
 
 
 @contextmanager
@@ -152,25 +175,29 @@ def _pointing(file: ListedFile) -> Iterator[None]:
         raise FileProblem(file.entry, problem.message, problem.fix) from problem
 
 
+@contextmanager
+def _unchanged(file: ListedFile, start: int, stop: int) -> Iterator[None]:
+    """What goes wrong inside is said with the rows; a file replaced by then is a Conflict, whatever it looked like."""
+    check_unchanged(file)
+    try:
+        with reporting(file.url, SchemaProblem):
+            yield
+    except SchemaProblem as problem:
+        fix = problem.fix or "write the column with one type in every file"
+        raise StorageError(f"{redact(file.url)}: cannot be read as planned: {problem.message}; {fix}") from problem
+    except StorageError as error:
+        check_unchanged(file)
+        raise StorageError(f"{error} (rows {start:,} to {stop:,})") from error
+    check_unchanged(file)
+
+
 def _batch_rows(ref: FileRef) -> int:
     """Rows of one batch: a thousand, or fewer when they are large."""
     row_bytes = sum(block.nbytes for block in ref.blocks) // max(1, ref.rows)
     return max(1, min(MOST_BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
 
 
-def _cut(batches: Iterator[pa.RecordBatch], skip: int, rows: int, most: int) -> Iterator[pa.RecordBatch]:
-    """The `rows` rows after the first `skip`, in batches of at most `most`."""
-    for batch in batches:
-        begin, skip = min(skip, batch.num_rows), max(0, skip - batch.num_rows)
-        while begin < batch.num_rows and rows:
-            piece = batch.slice(begin, min(most, rows))
-            begin, rows = begin + piece.num_rows, rows - piece.num_rows
-            yield piece
-        if not rows:
-            return
-
-
-def _rows_only(ref: FileRef, present: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _rows_only(ref: FileRef, present: pa.Schema) -> Generator[pa.RecordBatch]:
     """As many rows as there are, for columns that the file does not have."""
     for block in ref.blocks:
         for begin in range(0, block.rows, MOST_BATCH_ROWS):
@@ -188,11 +215,11 @@ def _inspect_parquet(file: ListedFile) -> tuple[pa.Schema, list[Block]]:
         return parquet.schema_arrow, blocks
 
 
-def _read_parquet(ref: FileRef, present: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _read_parquet(ref: FileRef, present: pa.Schema) -> Generator[pa.RecordBatch]:
     # pre_buffer (the default) would hold a whole row group, however large
     with (
         open_seekable(ref.file.url) as source,
-        pq.ParquetFile(source, buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet,
+        pq.ParquetFile(source, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True) as parquet,
     ):
         for index in range(ref.first_block, ref.first_block + len(ref.blocks)):
             yield from parquet.iter_batches(_batch_rows(ref), [index], present.names, use_threads=False)
@@ -207,7 +234,7 @@ def _inspect_arrow(file: ListedFile) -> tuple[pa.Schema, list[Block]]:
     return schema, [Block(count, file.size * count // total) for count in rows]
 
 
-def _read_arrow(ref: FileRef, present: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _read_arrow(ref: FileRef, present: pa.Schema) -> Generator[pa.RecordBatch]:
     return read_arrow(ref.file, ref.first_block, len(ref.blocks), present.names)
 
 
@@ -219,7 +246,7 @@ def _inspect_text(file: ListedFile) -> tuple[pa.Schema, list[Block]]:
     return schema, [Block(chunk.rows, chunk.nbytes, chunk.offset) for chunk in chunks]
 
 
-def _read_text(ref: FileRef, present: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _read_text(ref: FileRef, present: pa.Schema) -> Generator[pa.RecordBatch]:
     chunks = [Chunk(block.offset, block.nbytes, block.rows) for block in ref.blocks]
     for table in read_text(ref.file, ref.own, chunks, present):
         yield from table.to_batches()
@@ -243,7 +270,7 @@ def _inspect_dataset(file: ListedFile) -> tuple[pa.Schema, list[Block]]:
     return found.features.arrow_schema, [Block(rows, rows * row_bytes) for rows in counts]
 
 
-def _read_dataset(ref: FileRef, present: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _read_dataset(ref: FileRef, present: pa.Schema) -> Generator[pa.RecordBatch]:
     found = _load_dataset(ref.file.url, ref.file.fingerprint).select_columns(present.names)
     begin, step = ref.first_block * _PIECE_ROWS, _batch_rows(ref)
     for first in range(begin, begin + ref.rows, step):
@@ -257,7 +284,7 @@ _INSPECTORS: dict[InputFormat, Callable[[ListedFile], tuple[pa.Schema, list[Bloc
     "csv": _inspect_text,
     "dataset": _inspect_dataset,
 }
-_READERS: dict[InputFormat, Callable[[FileRef, pa.Schema], Iterator[pa.RecordBatch]]] = {
+_READERS: dict[InputFormat, Callable[[FileRef, pa.Schema], Generator[pa.RecordBatch]]] = {
     "parquet": _read_parquet,
     "arrow": _read_arrow,
     "jsonl": _read_text,

@@ -31,6 +31,7 @@ from hfbatch.schemas import SchemaProblem, map_type, merge_schemas
 CHUNK_BYTES = 8 << 20
 MAX_ROW_BYTES = 512 << 20
 _BOM = b"\xef\xbb\xbf"
+_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 _MISSING = pa.array(["", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None"])  # null in a column of numbers
 _BOOLS = pa.array(["true", "false", "True", "False", "TRUE", "FALSE"])
 _INT = r"^-?(0|[1-9][0-9]{0,17})$"  # always fits int64, and comes back as it was written
@@ -47,7 +48,7 @@ class Chunk:
 
 
 def inspect_text(file: ListedFile) -> tuple[pa.Schema, list[Chunk]]:
-    """Schema over the whole file, and its chunks, from one streaming pass.
+    """Schema over the whole file, and its chunks, from one streaming pass. A column without any value has type null.
 
     SchemaProblem: a column changes its type, the header is unusable. StorageError: a line that is not a row.
     """
@@ -97,8 +98,13 @@ def _whole_rows(file: ListedFile, rows_end: Callable[[bytes], int]) -> Iterator[
         while True:
             data = stream.read(wanted)
             held += data
-            if offset == 0 and held.startswith(_BOM):
-                offset, held = len(_BOM), held[len(_BOM) :]
+            if offset == 0:
+                if held.startswith(_UTF16_BOMS) or b"\0" in held[:4]:
+                    raise StorageError(
+                        f"{redact(file.url)}: not UTF-8 text but UTF-16; convert the file (iconv -f UTF-16 -t UTF-8)"
+                    )
+                offset = len(_BOM) if held.startswith(_BOM) else 0
+                held = held[offset:]
             end = rows_end(held) if data else len(held)
             if not data and held and rows_end(held + b"\n") <= len(held):
                 raise StorageError(f"{redact(file.url)}: a quote is opened and never closed; repair the file")
@@ -170,7 +176,8 @@ def _bad_json(file: ListedFile, data: bytes, lines: int, reason: str) -> Excepti
             f"{redact(file.path)}: line {number:,}: column {changed[1]!r} is {changed[3]}, before it was {changed[2]}",
             "write the column with one type",
         )
-    return StorageError(f"{redact(file.url)}: line {number:,}: {reason.split(' in row')[0]}; repair the line")
+    fix = "write \\ufffd for a half that stands alone" if "surrogate" in reason else "repair the line"
+    return StorageError(f"{redact(file.url)}: line {number:,}: {reason.split(' in row')[0]}; {fix}")
 
 
 def _wrong_json(line: bytes) -> str | None:
@@ -212,8 +219,7 @@ def _inspect_csv(file: ListedFile) -> tuple[pa.Schema, list[Chunk]]:
             kinds[name] = _joined(kinds[name], column)
         chunks.append(Chunk(offset, len(data), table.num_rows))
         rows += table.num_rows
-    final = [(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in kinds.items()]
-    return pa.schema(final), [chunk for chunk in chunks if chunk.rows]
+    return pa.schema(list(kinds.items())), [chunk for chunk in chunks if chunk.rows]
 
 
 def _header(file: ListedFile, data: bytes) -> tuple[list[str], int]:

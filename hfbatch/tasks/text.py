@@ -20,6 +20,10 @@ _POSITIONS_AFTER_PADDING = frozenset(
 )
 
 
+_LONG = 64  # characters a token: texts over twice that many are first cut to it
+MOST_CHARACTERS = 10_000_000  # tokenised at once, at some 200 bytes of memory each
+
+
 class TextParams(Params):
     """What every text task can be told about long texts."""
 
@@ -58,7 +62,10 @@ def tokenise(
     limit = model_max_length(tokenizer, config)
     if params.max_length is not None:
         limit = params.max_length if limit is None else min(limit, params.max_length)
-    ids, types = _encode(tokenizer, texts, pairs)
+    whole = texts
+    if limit is not None and pairs is None:
+        texts = [_beginning(tokenizer, text, limit) for text in whole]
+    ids, types = _encode(tokenizer, [text if len(text) <= MOST_CHARACTERS else "" for text in texts], pairs)
     lengths = np.fromiter((len(item) for item in ids), dtype=np.int64, count=len(ids))
     over = np.flatnonzero(lengths > limit) if limit is not None else np.zeros(0, dtype=np.int64)
     errors: dict[int, RowError] = {}
@@ -69,15 +76,37 @@ def tokenise(
             ids[row] = cut_ids[position]
             types[row] = cut_types[position]
     elif len(over):
-        errors = {int(i): RowError("too_long", f"{lengths[i]} tokens, the limit is {limit}") for i in over}
+        more = {i: "over " if len(texts[i]) < len(whole[i]) else "" for i in over}
+        errors = {int(i): RowError("too_long", f"{more[i]}{lengths[i]} tokens, the limit is {limit}") for i in over}
+    for number, text in enumerate(texts):
+        if len(text) > MOST_CHARACTERS:
+            errors[number] = RowError("too_long", f"{len(text):,} characters with no word end to cut at")
     for row in np.flatnonzero(lengths == 0):
-        errors[int(row)] = RowError("empty_input", "the text has no tokens")
+        errors.setdefault(int(row), RowError("empty_input", "the text has no tokens"))
     keep = np.array([i for i in range(len(texts)) if i not in errors], dtype=np.int64)
     columns: dict[str, Column] = {"input_ids": Ragged.from_lists([ids[i] for i in keep])}
     if _has_types(tokenizer, pairs is not None):
         columns["token_type_ids"] = Ragged.from_lists([types[i] for i in keep])
     columns["truncated"] = np.isin(keep, over)
     return Sequences(keep, columns, errors)
+
+
+def _beginning(tokenizer: Any, text: str, limit: int) -> str:
+    """A part of a long `text` that begins with the same `limit` tokens and has more of them; else all of it.
+
+    Where words end depends on the characters around the end, so words that are followed by a gap and another word do
+    not change with what comes after, and no token crosses words. The gap is there for pre-tokenizers that look further
+    ahead, such as those that group digits from the right. A tokenizer that knows no words gets the whole text.
+    """
+    size = _LONG * limit
+    if len(text) <= 2 * size or not tokenizer.is_fast or tokenizer.truncation_side != "right":
+        return text
+    encoding = tokenizer(text[:size], add_special_tokens=False, verbose=False)
+    words = encoding.word_ids()
+    if len(words) <= limit or words[limit] is None or words[limit] == words[-1]:
+        return text
+    after = text[encoding.token_to_chars(limit).end : size]
+    return text[:size] if any(not sign.isalnum() for sign in after[: len(after) // 2]) else text
 
 
 def _encode(
