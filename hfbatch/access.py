@@ -21,8 +21,11 @@ from hfbatch.errors import AccessRefused, HfbatchError, StorageError
 from hfbatch.store_errors import is_refusal
 
 _USER = re.compile(r"(\w+://)[^/\s@:]*:\S*@")  # an AWS secret may hold '/'
+_WEB_USER = re.compile(r"(https?://)[^/\s@?'\"]+@")  # a token alone
 _WEB_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")  # a presigned URL keeps its signature here
 _QUERY = re.compile(r"(\w+://[^\s?'\"]+)\?[^\s'\"?=]*=[^\s'\"]*")  # elsewhere `?` may be a glob's
+BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hf", "oci", "oss"})
+_SECRET_KEY = re.compile(r"[?&][^=&]*(sig|token|secret|passw|credential|key)[^=&]*=", re.IGNORECASE)
 _CONTENT_KEYS = (
     *("ETag", "etag", "blob_id", "sha256", "md5Hash", "content_hash", "Content-MD5", "checksum"),
     "generation",  # GCS: a number that every write raises
@@ -31,9 +34,31 @@ _CONTENT_KEYS = (
 
 def redact(text: str) -> str:
     """`text` (a URL, or a message that holds some) with passwords and query strings replaced by `***`."""
-    for pattern, shown in ((_USER, r"\1***@"), (_WEB_QUERY, r"\1?***"), (_QUERY, r"\1?***")):
+    for pattern, shown in ((_USER, r"\1***@"), (_WEB_USER, r"\1***@"), (_WEB_QUERY, r"\1?***"), (_QUERY, r"\1?***")):
         text = pattern.sub(shown, text)
     return text
+
+
+def redact_all(value: Any) -> Any:
+    """Plain data (dicts, lists, texts ...) with every text redacted, for what is written down."""
+    if isinstance(value, Mapping):
+        return {key: redact_all(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_all(each) for each in value]
+    return redact(value) if isinstance(value, str) else value
+
+
+def credentials_in(url: str, *, stored: bool) -> bool:
+    """Whether `url` holds credentials that belong elsewhere.
+
+    `stored`: it will be written down as it is, so it may hold nothing that `redact` would hide. Else it is only
+    opened, and shown and identified as `redact(url)`: a signed web address may stay, a bucket has other ways.
+    """
+    for part in url.split("::"):
+        in_bucket = part.partition("://")[0].lower() in BUCKETS and (_USER.match(part) or _SECRET_KEY.search(part))
+        if in_bucket or (stored and redact(part) != part):
+            return True
+    return False
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
@@ -65,12 +90,16 @@ def is_local(fs: Any) -> bool:
 def fingerprint(fs: Any, path: str, info: Mapping[str, Any]) -> str:
     """16 hex digits that change when the file's content does; the content itself is never read.
 
-    Local: size and mtime in nanoseconds. Remote: the store's own content hash, else what fsspec calls `ukey`.
+    Local: size and mtime in nanoseconds. Remote: the store's own content hash, else what fsspec calls `ukey`. A web
+    server that tells no hash gives the time of the last change: `ukey` would be of the URL, whose signature differs
+    every day.
     """
     if is_local(fs):
         stat = Path(path).stat()
         return digest(stat.st_size, stat.st_mtime_ns)
     known = next((str(info[key]).strip('"') for key in _CONTENT_KEYS if info.get(key)), None)
+    if known is None and path.startswith(("http://", "https://")):
+        known = info.get("Last-Modified") or redact(path)
     return digest(info.get("size"), known or fs.ukey(path))
 
 

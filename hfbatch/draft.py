@@ -5,24 +5,28 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from hfbatch import tasks
+from hfbatch.access import credentials_in, redact
 from hfbatch.errors import Problem, SpecError
 from hfbatch.explain import MAX_PROBLEMS, Explainer, given, homes, nearest
-from hfbatch.spec import JobSpec, Loc, Machine, ModelSpec, Origin
+from hfbatch.spec import JobSpec, Loc, Machine, Origin
 from hfbatch.tasks.base import Task
 
 MAX_DEPTH = 32
 MAX_ADDED = 1024 * 1024  # characters all variables together may add: a small file must not explode
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _MARK = re.compile(r":(\d+):(\d+)$")
+
+_CREDENTIALS = (
+    "take them out of it and put them into the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or "
+    "AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_CONNECTION_STRING, HF_TOKEN"
+)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -34,11 +38,17 @@ class Written(Origin):
     given: dict[Loc, str] = field(default_factory=dict)  # key -> "--set input.limit"
 
     def problem(self, loc: Loc, message: str, fix: str | None = None) -> Problem:
-        """A Problem at the option that gave `loc`, or else where the file has it."""
+        """A Problem at the option that gave `loc`, or else where the file has it. Shows no secret of a URL."""
+        message, fix = redact(message), fix and redact(fix)
         for depth in range(len(loc), 0, -1):
             if place := self.given.get(loc[:depth]):
                 return Problem(place, ".".join(map(str, loc)), message, fix)
         return super().problem(loc, message, fix)
+
+    def at(self, mark: tuple[int, int], key: str, message: str, fix: str | None = None) -> Problem:
+        """A Problem at a line and column of the file; the line is shown without the secrets of URLs in it."""
+        found = super().at(mark, key, message, fix)
+        return replace(found, excerpt=found.excerpt and redact(found.excerpt))
 
 
 class Draft:
@@ -162,17 +172,6 @@ class Draft:
             self.tree["params"] = checked.model_dump(mode="json", exclude_unset=True)
         return task
 
-    def check_trust(self) -> None:
-        """Remote code is run only at a commit someone can have read: a branch moves, a short sha can be forged."""
-        try:
-            model = ModelSpec.model_validate(self.tree.get("model"))
-        except ValidationError:
-            return  # told with the rest of the spec
-        if model.trust_remote_code and _HUB_ID.fullmatch(model.id) and not _COMMIT.fullmatch(model.revision or ""):
-            loc = ("model", "revision" if model.revision else "trust_remote_code")
-            message = f"trust_remote_code needs a full commit as revision, got {given(model.revision)}"
-            self.add(loc, message, f"write the commit's 40 characters; a local directory is written ./{model.id}")
-
     def validated(self, model: type[Model], hints: Mapping[str, str]) -> Model:
         """The tree as `model`, or every problem at once."""
         try:
@@ -182,8 +181,19 @@ class Draft:
             self.problems.extend(explainer.problems(error, self.broken))
             self.stop()
             raise
+        if isinstance(spec, JobSpec):
+            self._check_urls(spec)
         self.stop()
         return spec
+
+    def _check_urls(self, spec: JobSpec) -> None:
+        """Credentials do not belong into paths, which reports and error messages show."""
+        found: list[Loc] = [("output", "path")] if credentials_in(spec.output.path, stored=True) else []
+        for index, path in enumerate(spec.input.paths):
+            if credentials_in(path, stored=False):
+                found.append(("input", "path") if isinstance(spec.input.path, str) else ("input", "path", index))
+        for loc in found:
+            self.add(loc, "the URL holds credentials", _CREDENTIALS)
 
 
 def split_overrides(pairs: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -2,7 +2,8 @@
 
 `resolve_model` asks the Hub once, before the first row; after it nobody reads a branch name again. `fetch`
 brings the files of that commit to the local cache. A full commit that is cached, and a local directory, need no
-network. Pickle weights (.bin, .pt) are never downloaded: only safetensors are.
+network. Weights are safetensors; pickled ones (pytorch_model*.bin) are neither fetched nor read without
+`allow_pickle`, nor where there are safetensors.
 """
 
 from __future__ import annotations
@@ -13,26 +14,25 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, not in __all__
 
-from hfbatch.errors import HfbatchError, StorageError
-from hfbatch.hub_errors import ModelProblem, endpoint, hub_failures, hub_host, is_offline, is_transient, offline_failure
+from hfbatch.download import ask, download
+from hfbatch.errors import AccessRefused, StorageError
+from hfbatch.hub_errors import ModelProblem, endpoint, hub_failures, hub_host, is_offline, offline_failure
 from hfbatch.spec import ModelSpec
 from hfbatch.store_errors import redact
-from hfbatch.store_remote import with_retries
+from hfbatch.trust import COMMIT, code_repositories
+from hfbatch.weights import PICKLED, SAFE, refuse_pickles, weights_among
 
 __all__ = ["ModelProblem", "PinnedModel", "directory_digest", "endpoint", "fetch", "is_offline", "resolve_model"]
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 ABBREVIATED = re.compile(r"[0-9a-f]{4,39}")
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.spm", "*.codes", "*.tiktoken", "tokenizer*", "vocab*")
-WEIGHTS = ("*.safetensors",)
 CODE = ("*.py",)
 NOT_OURS = (  # the same model for other programs, and pickles whose names match the above
     *("original/*", "onnx/*", "openvino/*", "coreml/*", "gguf/*", "consolidated*.safetensors"),
@@ -48,6 +48,8 @@ class PinnedModel:
     commit: str  # the full commit, 40 hex digits; "sha256:<64 hex digits>" for a local directory
     revision: str | None  # as written
     local_path: str | None  # the absolute directory, if it is a local one
+    code_revision: str | None = None  # the full commit of code from another repository, where code may run at all
+    allow_pickle: bool = False  # whether pickled weights will do where there are no safetensors
 
 
 def resolve_model(spec: ModelSpec) -> PinnedModel:
@@ -67,22 +69,23 @@ def resolve_model(spec: ModelSpec) -> PinnedModel:
     elif is_offline():
         commit = _resolve_in_cache(spec.id, revision)
     else:
-        commit = _resolve_on_hub(spec.id, revision)
-    return PinnedModel(spec.id, commit, revision, None)
+        commit, names = _resolve_on_hub(spec.id, revision)
+        refuse_pickles(spec.id, commit, names, spec.allow_pickle)
+    return _pinned(spec, commit, None)
 
 
 def fetch(model: PinnedModel, *, weights: bool = True, code: bool = False) -> str:
     """The local directory with the model's files at its commit.
 
-    weights=False brings configs and tokenizer only (enough to plan); code=True the repository's Python files too.
+    weights=False brings configs and tokenizer only (enough to plan); code=True the Python files too, also those of
+    another repository that the model names. Raises what `resolve_model` does.
     """
-    if model.local_path is not None:
-        folder = model.local_path
-    else:
-        patterns = [*SMALL_FILES, *(WEIGHTS if weights else ()), *(CODE if code else ())]
-        folder = _download(model, patterns)
-    if weights and not any(Path(folder).rglob("*.safetensors")):
-        raise _no_safetensors(model)
+    patterns = [*SMALL_FILES, *(SAFE if weights else ()), *(CODE if code else ())]
+    folder = model.local_path or download(model.id, model.commit, patterns, NOT_OURS)
+    if weights and not weights_among(_names_in(folder), SAFE):
+        _fetch_pickles(model, folder)
+    if code:
+        _fetch_code(model, folder)
     return folder
 
 
@@ -107,12 +110,18 @@ def _pin_directory(spec: ModelSpec, path: Path) -> PinnedModel:
         raise ModelProblem(
             "id", f"{path} has no config.json, so it is no model", "write a directory made by save_pretrained"
         )
+    refuse_pickles(spec.id, "this directory", _names_in(str(path)), spec.allow_pickle)
     try:
-        return PinnedModel(spec.id, directory_digest(path), None, str(path))
+        return _pinned(spec, directory_digest(path), str(path))
     except OSError as error:
         raise StorageError(
             f"cannot read the model in {path}: {error.strerror}; check the files and their rights"
         ) from error
+
+
+def _pinned(spec: ModelSpec, commit: str, local_path: str | None) -> PinnedModel:
+    code = spec.code_revision if spec.trust_remote_code else None
+    return PinnedModel(spec.id, commit, spec.revision, local_path, code, spec.allow_pickle)
 
 
 def _visible_files(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
@@ -148,19 +157,23 @@ def _check_hub_id(name: str) -> None:
         raise ModelProblem("id", f"'{name}' is no Hub id and no directory", "write owner/name") from error
 
 
-def _resolve_on_hub(model_id: str, revision: str | None) -> str:
-    api = HfApi(endpoint=endpoint())
+def _resolve_on_hub(model_id: str, revision: str | None) -> tuple[str, list[str]]:
+    """The full commit, and the names of its files as far as the Hub tells them."""
+    api, names = HfApi(endpoint=endpoint()), list[str]()
     with hub_failures(model_id, revision):
         try:
-            info = with_retries(lambda: api.model_info(model_id, revision=revision, timeout=30), is_transient)
-            commit = info.sha
+            info = ask(lambda: api.model_info(model_id, revision=revision, timeout=30))
+            commit, names = info.sha, [file.rfilename for file in info.siblings or ()]
         except RevisionNotFoundError as error:
             commit = _expand(api, model_id, str(revision))
             if commit is None:
                 raise _no_such_revision(api, model_id, str(revision)) from error
     if not commit or not COMMIT.fullmatch(commit):
         raise StorageError(f"{hub_host()} did not say which commit of {model_id} that is; check HF_ENDPOINT")
-    return commit
+    if revision and COMMIT.fullmatch(revision.lower()) and commit != revision.lower():
+        message = f"'{revision}' is no commit of {model_id} but a branch or tag of that name"  # which may move
+        raise ModelProblem("revision", message, f"write '{commit}', which is what it means now")
+    return commit, names
 
 
 def _expand(api: HfApi, model_id: str, short: str) -> str | None:
@@ -216,30 +229,45 @@ def _resolve_in_cache(model_id: str, revision: str | None) -> str:
     raise offline_failure(model_id, revision)
 
 
-def _download(model: PinnedModel, patterns: list[str]) -> str:
-    with hub_failures(model.id, model.commit):  # snapshot_download repeats each of its requests itself
-        return snapshot_download(
-            model.id,
-            revision=model.commit,
-            allow_patterns=patterns,
-            ignore_patterns=list(NOT_OURS),
-            endpoint=endpoint(),
-            local_files_only=is_offline(),
-        )
+def _names_in(folder: str) -> list[str]:
+    return [path.name for path in Path(folder).iterdir()]
 
 
-def _no_safetensors(model: PinnedModel) -> HfbatchError:
-    """What to raise when the model's files are here and no safetensors is among them."""
-    if model.local_path is None:
-        if is_offline():  # the snapshot may be incomplete: nobody to ask
-            return offline_failure(model.id, model.commit)
+def _fetch_pickles(model: PinnedModel, folder: str) -> None:
+    """Bring the pickled weights of a model that has no others, if that is allowed; raise what keeps it from loading."""
+    if model.allow_pickle and model.local_path is None:
+        download(model.id, model.commit, PICKLED)
+    if model.allow_pickle and weights_among(_names_in(folder), PICKLED):
+        return
+    if model.local_path is not None:
+        names = _names_in(folder)
+    elif is_offline():  # the snapshot may be incomplete: nobody to ask
+        raise offline_failure(model.id, model.commit)
+    else:
         with hub_failures(model.id, model.commit):
-            names = HfApi(endpoint=endpoint()).list_repo_files(model.id, revision=model.commit)
-        if any(fnmatch(name, "*.safetensors") and not any(fnmatch(name, p) for p in NOT_OURS) for name in names):
-            return StorageError(f"{model.id} is incomplete in {constants.HF_HUB_CACHE}; delete it there and run again")
-    return ModelProblem(
-        "id",
-        f"{model.id} has no safetensors weights at {model.commit[:19]}; pickled weights can run code and are refused",
-        "convert them once with AutoModel.from_pretrained(...).save_pretrained(folder) and write that folder, "
-        "or choose a revision that has safetensors",
-    )
+            names = ask(lambda: HfApi(endpoint=endpoint()).list_repo_files(model.id, revision=model.commit))
+    refuse_pickles(model.id, model.commit, names, model.allow_pickle)
+    if weights_among(names, (*SAFE, *PICKLED)):
+        raise StorageError(f"{model.id} is incomplete in {constants.HF_HUB_CACHE}; delete it there and run again")
+    fix = "choose a revision that has safetensors, or a directory made by save_pretrained"
+    raise ModelProblem("id", f"{model.id} has no weights at {model.commit[:19]}", fix)
+
+
+def _fetch_code(model: PinnedModel, folder: str) -> None:
+    """Bring the code that the model takes from other repositories, at `code_revision` and nothing else."""
+    others, commit = code_repositories(Path(folder)), model.code_revision
+    if not others and model.local_path is None and commit not in (None, model.commit):
+        message = f"the code of {model.id} is in its own repository, at {model.commit}"
+        raise ModelProblem("code_revision", message, "write the same commit as revision and as code_revision")
+    if others and commit is None:
+        raise AccessRefused(
+            f"{model.id} takes its code from {', '.join(others)}; read it there, then write the full commit as "
+            "code_revision under model"
+        )
+    for other in others:
+        try:
+            if not is_offline() and not (_repo_cache(other) / "snapshots" / str(commit)).is_dir():
+                _resolve_on_hub(other, commit)
+            download(other, str(commit), CODE)
+        except ModelProblem as problem:
+            raise ModelProblem("code_revision", problem.message, problem.fix) from problem

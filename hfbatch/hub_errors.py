@@ -23,8 +23,7 @@ from huggingface_hub.errors import (
 )
 
 from hfbatch.errors import AccessRefused, HfbatchError, StorageError
-from hfbatch.store_errors import http_status, redact, storage_failure
-from hfbatch.store_remote import TRANSIENT_STATUS
+from hfbatch.store_errors import TRANSIENT_STATUS, http_status, redact, storage_failure
 
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 WITHOUT_NETWORK = "a full commit that is in the cache, or a local directory, needs no network"

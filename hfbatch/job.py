@@ -15,6 +15,7 @@ from hfbatch import hub, tasks
 from hfbatch.errors import Problem
 from hfbatch.spec import ErrorsSpec
 from hfbatch.tasks.base import Task
+from hfbatch.trust import without_code
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Job:
     def make_task(self) -> Task:
         """The task with its config and tokenizer."""
         folder = hub.fetch(self.model, weights=False, code=self.trust_remote_code)
-        return load_task(self.task, self.params, folder, self.trust_remote_code)
+        return load_task(self.task, self.params, folder, self.trust_remote_code, self.model.code_revision)
 
     def problem_with_head(self, missing: list[str]) -> Problem:
         """The checkpoint lacks weights that the task needs."""
@@ -56,6 +57,7 @@ class Job:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that affects a value. Batch size, actors and the place of the output are not in it."""
+        code = {"remote_code": self.model.code_revision or self.model.commit} if self.trust_remote_code else {}
         return {
             "task": self.task,
             "task_version": tasks.find(self.task).version,
@@ -66,6 +68,7 @@ class Job:
             "input_columns": dict(self.reads),
             "where": self.where,
             "output_columns": {name.name: str(name.type) for name in self.output_schema},
+            **code,
         }
 
     @cached_property
@@ -76,22 +79,27 @@ class Job:
     @cached_property
     def parameters(self) -> str:
         """What stands in each row's `parameters`: canonical JSON of all that affects the value but the commit."""
-        names = ("task", "params", "dtype", "attn_implementation", "input_columns")
-        return canonical({name: self.identity[name] for name in names})
+        names = ("task", "params", "dtype", "attn_implementation", "input_columns", "remote_code")
+        return canonical({name: self.identity[name] for name in names if name in self.identity})
 
 
-def load_task(name: str, params: Mapping[str, Any], folder: str, trust_remote_code: bool) -> Task:
-    """The task `name` for the checkpoint in `folder`; loaded once a process."""
-    return _load_task(name, canonical(params), folder, trust_remote_code)
+def load_task(
+    name: str, params: Mapping[str, Any], folder: str, trust_remote_code: bool, code_revision: str | None = None
+) -> Task:
+    """The task `name` for the checkpoint in `folder`; loaded once a process. AccessRefused: it wants to run code."""
+    return _load_task(name, canonical(params), folder, trust_remote_code, code_revision)
 
 
 @lru_cache(maxsize=4)
-def _load_task(name: str, params: str, folder: str, trust_remote_code: bool) -> Task:
+def _load_task(name: str, params: str, folder: str, trust_remote_code: bool, code_revision: str | None) -> Task:
     from transformers import AutoConfig, AutoTokenizer
 
     task = tasks.find(name)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    # False, not None: at None transformers asks on the terminal
+    code = {"trust_remote_code": trust_remote_code, "code_revision": code_revision}
+    with without_code(folder, trust_remote_code):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, **code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **code)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:  # tokenizer.json may carry a truncation and a fixed padding of its own
         backend.no_truncation()

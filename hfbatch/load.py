@@ -52,7 +52,6 @@ def load_job(
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).lstrip("._-")
         draft.tree.setdefault("name", stem[:100] or "job")
     task = draft.check_task()
-    draft.check_trust()
     spec = draft.validated(JobSpec, dict.fromkeys(task.Params.model_fields, "under params") if task else {})
     if isinstance(source, JobSpec) and spec.model_dump() == source.model_dump():
         return source

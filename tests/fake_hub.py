@@ -4,7 +4,8 @@
         first = hub.commit("owner/tiny", folder)    # a folder, or {name: bytes}; returns the full commit
         hub.tag("owner/tiny", "v1", first)
         hub.gated.add("owner/tiny")                 # files need hub.token; `private` hides the repository wholly
-        hub.failures = [503, 503]                   # the next two requests
+        hub.failures = [503, 503]                   # the next two requests; with retry_after they say how long to wait
+    hub.cut["model.safetensors"] = 1            # its next download ends halfway; hub.corrupt: has one wrong byte
         hub.requests                                # ["GET /api/models/owner/tiny", ...]
 
 It answers as huggingface.co does, as far as huggingface_hub's model_info, refs, commits, tree and downloads ask.
@@ -59,6 +60,9 @@ class FakeHub:
     gated: set[str] = field(default_factory=set)
     private: set[str] = field(default_factory=set)
     failures: list[int] = field(default_factory=list)
+    retry_after: int | None = None  # seconds
+    cut: dict[str, int] = field(default_factory=dict)  # file name -> downloads
+    corrupt: dict[str, int] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     token: str = "hf_the_right_token"
     expands_short_commits: bool = True
@@ -113,6 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refusal(404, None, "no such page")
         except _Refusal as refusal:
             headers = {"X-Error-Code": refusal.code} if refusal.code else {}
+            if self.hub.retry_after is not None and refusal.status in (429, 503):
+                headers["Retry-After"] = str(self.hub.retry_after)
             body = json.dumps({"error": refusal.message}).encode()
             self.answer(refusal.status, body, {**headers, "X-Error-Message": refusal.message})
 
@@ -195,13 +201,24 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in repo.files[sha]:
             raise _Refusal(404, "EntryNotFound", "Entry not found")
         path = repo.files[sha][name]
-        headers = {"X-Repo-Commit": sha, "ETag": f'"{_blob_id(path)}"', "Content-Type": "application/octet-stream"}
+        headers = {"X-Repo-Commit": sha, "ETag": f'"{_etag(path)}"', "Content-Type": "application/octet-stream"}
         content, asked = path.read_bytes(), re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if self.command == "GET" and self.take(self.hub.corrupt, name):
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        if self.command == "GET" and self.take(self.hub.cut, name):
+            self.close_connection = True
+            return self.answer(200, content[: len(content) // 2], {**headers, "Content-Length": str(len(content))})
         if asked is None:
             return self.answer(200, content, headers)
         start, stop = int(asked[1]), min(int(asked[2] or len(content)) + 1, len(content))
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
         return self.answer(206, content[start:stop], headers)
+
+    @staticmethod
+    def take(faults: dict[str, int], name: str) -> bool:
+        """Whether this answer gets the fault; one less is left."""
+        faults[name] = faults.get(name, 0) - 1
+        return faults[name] >= 0
 
     def log_message(self, *_: object) -> None:
         """Silent: the tests read `requests`."""
@@ -220,7 +237,17 @@ _ROUTES: tuple[tuple[str, Callable[..., None]], ...] = (
 
 
 def _entry(name: str, path: Path) -> dict[str, object]:
-    return {"type": "file", "path": name, "size": path.stat().st_size, "oid": _blob_id(path)}
+    size, large = path.stat().st_size, {"lfs": {"oid": _etag(path), "size": path.stat().st_size, "pointerSize": 134}}
+    return {"type": "file", "path": name, "size": size, "oid": _blob_id(path), **(large if _is_large(path) else {})}
+
+
+def _is_large(path: Path) -> bool:
+    """Whether the real Hub keeps such a file in LFS, where the sha256 is its name."""
+    return path.suffix in (".safetensors", ".bin")
+
+
+def _etag(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if _is_large(path) else _blob_id(path)
 
 
 def _blob_id(path: Path) -> str:
@@ -236,7 +263,7 @@ def fake_hub(cache: Path) -> Iterator[FakeHub]:
         handler = type("Handler", (_Handler,), {"hub": hub})
         server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
         hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # seconds between looks
         stack.callback(server.shutdown)
         env = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(cache), "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
         stack.enter_context(mock.patch.dict(os.environ, env))

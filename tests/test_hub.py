@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from hfbatch import store_remote
-from hfbatch.errors import StorageError
+from hfbatch import store_errors
+from hfbatch.errors import AccessRefused, StorageError
 from hfbatch.hub import ModelProblem, PinnedModel, directory_digest, fetch, resolve_model
 from hfbatch.spec import ModelSpec
 from tests.fake_hub import FakeHub, fake_hub
@@ -27,11 +27,12 @@ TINY = {
     "modeling_tiny.py": b"",
     "1_Pooling/config.json": b"{}",
 }
+ELSEWHERE = {**TINY, "config.json": b'{"auto_map": {"AutoConfig": "owner/code--modeling.Config"}}'}
 
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_remote, "RETRY_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(store_errors, "RETRY_SECONDS", (0.01, 0.01))
     sleep = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))  # huggingface_hub's own waits
 
@@ -174,16 +175,53 @@ def test_only_the_files_that_are_needed_come(hub: FakeHub) -> None:
     assert files_below(fetch(model, code=True)) == {*small, "model.safetensors", "modeling_tiny.py"}
 
 
-def test_pickled_weights_are_refused_with_the_way_to_convert(hub: FakeHub, tmp_path: Path) -> None:
-    hub.commit("owner/old", {"config.json": b"{}", "pytorch_model.bin": b"pickle"})
-    model = resolve("owner/old")
-    fetch(model, weights=False)
-    folder = directory(tmp_path / "old")
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    for refused in (model, resolve(str(folder))):
-        with pytest.raises(ModelProblem, match=r"no safetensors weights .* refused; convert them once with") as caught:
-            fetch(refused)
-        assert caught.value.key == "id"
+def test_a_branch_that_is_named_like_a_commit_is_refused(hub: FakeHub) -> None:
+    commit = hub.commit("owner/tiny", TINY, branch="c0ffee" * 6 + "c0ff")
+    found = problem("owner/tiny", "c0ffee" * 6 + "c0ff")
+    assert "is no commit of owner/tiny but a branch or tag of that name" in found.message
+    assert commit in str(found.fix)
+
+
+# code of other repositories
+
+
+def test_code_of_another_repository_comes_at_its_own_commit(hub: FakeHub) -> None:
+    first = hub.commit("owner/code", {"modeling.py": b"first", "model.safetensors": b"weights"})
+    hub.commit("owner/code", {"modeling.py": b"second"})
+    commit = hub.commit("owner/tiny", ELSEWHERE)
+    spec = ModelSpec(id="owner/tiny", revision=commit, code_revision=first, trust_remote_code=True)
+    fetch(resolve_model(spec), code=True)
+    code = Path(constants.HF_HUB_CACHE) / "models--owner--code" / "snapshots"
+    assert files_below(str(code)) == {f"{first}/modeling.py"}
+    hub.requests.clear()
+    fetch(resolve_model(spec), code=True)
+    assert hub.requests == []
+
+
+def test_code_at_a_commit_that_is_not_there_points_at_its_key(hub: FakeHub) -> None:
+    hub.commit("owner/code", {"modeling.py": b"first"}, branch="c0ffee" * 6 + "c0ff")
+    commit = hub.commit("owner/tiny", ELSEWHERE)
+    for code_revision, message in (("0" * 40, "owner/code has no revision"), ("c0ffee" * 6 + "c0ff", "is no commit")):
+        spec = ModelSpec(id="owner/tiny", revision=commit, code_revision=code_revision, trust_remote_code=True)
+        with pytest.raises(ModelProblem, match=message) as caught:
+            fetch(resolve_model(spec), code=True)
+        assert caught.value.key == "code_revision"
+
+
+def test_code_beside_the_model_is_of_the_models_commit(hub: FakeHub) -> None:
+    commit = hub.commit("owner/tiny", {**TINY, "config.json": b'{"auto_map": {"AutoConfig": "modeling.Config"}}'})
+    spec = ModelSpec(id="owner/tiny", revision=commit, code_revision="0" * 40, trust_remote_code=True)
+    with pytest.raises(ModelProblem, match=r"is in its own repository, at .*; write the same commit as revision and"):
+        fetch(resolve_model(spec), code=True)
+    fetch(resolve_model(spec.model_copy(update={"code_revision": commit})), code=True)
+
+
+def test_a_directory_whose_code_is_elsewhere_needs_its_commit(tmp_path: Path) -> None:
+    folder = directory(tmp_path / "mine")
+    (folder / "config.json").write_bytes(ELSEWHERE["config.json"])
+    model = resolve_model(ModelSpec(id=str(folder), trust_remote_code=True))
+    with pytest.raises(AccessRefused, match="takes its code from owner/code; read it there, then write the full"):
+        fetch(model, code=True)
 
 
 def test_the_fake_hub_serves_transformers_too(hub: FakeHub) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hfbatch import store_remote
+from hfbatch import store_errors
 from hfbatch.errors import AccessRefused, HfbatchError, StorageError
 from hfbatch.hub import ModelProblem, PinnedModel, fetch, resolve_model
 from hfbatch.spec import ModelSpec
@@ -20,7 +20,7 @@ TINY = {"config.json": b"{}", "vocab.txt": b"[UNK]", "model.safetensors": b"weig
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_remote, "RETRY_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(store_errors, "RETRY_SECONDS", (0.01, 0.01))
     sleep = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))  # huggingface_hub's own waits
 
@@ -85,6 +85,64 @@ def test_a_busy_hub_is_asked_again(hub: FakeHub) -> None:
     hub.failures = [503, 429]
     assert resolve("owner/tiny").commit == commit
     assert len(hub.requests) == 3
+
+
+def test_the_wait_a_busy_hub_asks_for_is_kept(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    commit = hub.commit("owner/tiny", TINY)
+    hub.failures, hub.retry_after = [429], 7
+    assert resolve("owner/tiny").commit == commit
+    assert 7 in waits
+    waits.clear()
+    hub.failures = [429]
+    fetch(PinnedModel("owner/tiny", commit, None, None))
+    assert any(wait >= 7 for wait in waits)
+
+
+def test_a_wait_of_a_day_is_an_error_at_once(hub: FakeHub) -> None:
+    commit = hub.commit("owner/tiny", TINY)
+    hub.retry_after = 86400
+    for call in (lambda: resolve("owner/tiny"), lambda: fetch(PinnedModel("owner/tiny", commit, None, None))):
+        hub.failures = [429]
+        with pytest.raises(StorageError, match=r"127.0.0.1:\d+ is busy and asks to wait 86,400 seconds"):
+            call()
+        assert hub.failures == []
+
+
+def test_a_burst_of_failures_within_a_download_is_outlived(hub: FakeHub) -> None:
+    model = PinnedModel("owner/tiny", hub.commit("owner/tiny", TINY), None, None)
+    fetch(model, weights=False)
+    hub.failures = [500, 502, 503]
+    assert (Path(fetch(model)) / "model.safetensors").read_bytes() == TINY["model.safetensors"]
+
+
+def test_a_download_that_is_cut_off_is_finished(hub: FakeHub) -> None:
+    hub.commit("owner/tiny", TINY)
+    hub.cut["model.safetensors"] = 2
+    assert (Path(fetch(resolve("owner/tiny"))) / "model.safetensors").read_bytes() == TINY["model.safetensors"]
+    assert hub.cut["model.safetensors"] < 0
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_bytes_that_are_not_those_announced_are_fetched_again(hub: FakeHub, name: str) -> None:
+    hub.commit("owner/tiny", TINY)
+    hub.corrupt[name] = 1
+    assert (Path(fetch(resolve("owner/tiny"))) / name).read_bytes() == TINY[name]
+
+
+def test_bytes_that_stay_wrong_are_an_error_and_leave_the_cache(hub: FakeHub) -> None:
+    model = PinnedModel("owner/tiny", hub.commit("owner/tiny", TINY), None, None)
+    hub.corrupt["model.safetensors"] = 2
+    with pytest.raises(StorageError, match=r"sent other bytes of model.safetensors of owner/tiny at [0-9a-f]{40}"):
+        fetch(model)
+    assert (Path(fetch(model)) / "model.safetensors").read_bytes() == TINY["model.safetensors"]
+
+
+def test_a_commit_that_is_gone_names_repository_and_commit(hub: FakeHub) -> None:
+    hub.commit("owner/tiny", TINY)
+    with pytest.raises(ModelProblem, match=f"owner/tiny has no revision '{'0' * 40}'"):
+        fetch(PinnedModel("owner/tiny", "0" * 40, None, None))
 
 
 def test_a_broken_hub_is_named_with_what_needs_no_network(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

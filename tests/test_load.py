@@ -458,22 +458,6 @@ def test_the_params_of_a_jobspec_are_checked_too() -> None:
     assert only(JobSpec(**{**JOB, "params": {"topk": 2}})).fix == "write 'top_k'"
 
 
-@pytest.mark.parametrize(
-    ("model", "key"),
-    [({"id": "owner/name"}, "model.trust_remote_code"), ({"id": "gpt2", "revision": "main"}, "model.revision")],
-)
-def test_remote_code_needs_a_full_commit(model: dict[str, str], key: str) -> None:
-    problem = only(job_with(model={**model, "trust_remote_code": "true"}))
-    assert problem.key == key
-    assert "needs a full commit as revision" in problem.message
-    assert str(problem.fix).startswith("write the commit's 40 characters")
-
-
-@pytest.mark.parametrize("model", [{"id": "a/b", "revision": "0a" * 20}, {"id": "./models/x"}, {"id": "/models/x"}])
-def test_remote_code_at_a_commit_or_in_a_directory_is_allowed(model: dict[str, str]) -> None:
-    assert load_job(job_with(model={**model, "trust_remote_code": "true"})).model.trust_remote_code
-
-
 def test_loading_imports_neither_torch_nor_ray() -> None:
     code = "import sys, hfbatch.load; print(sorted({'torch', 'ray', 'transformers', 'datasets'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
