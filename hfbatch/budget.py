@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hfbatch.errors import ErrorBudgetExceeded
-from hfbatch.ledger import Receipt
+from hfbatch.records import Receipt
 from hfbatch.spec import ErrorsSpec
 
 JUDGED_FROM = 1000  # rows: a fraction of fewer says little

@@ -22,9 +22,10 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from hfbatch.access import redact
 from hfbatch.errors import HfbatchError, StorageError, SystemicError
 from hfbatch.spec import ActorRange, Machine
-from hfbatch.tally import Failure, Stopped, Tally
+from hfbatch.tally import DeviceLost, Failure, Meter, Report, Stopped, Tally
 
 _LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -174,7 +175,7 @@ class Guard:
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """The step's table or tables."""
         call = self.call
-        if call is None or ray.get(self.tally.stopped.remote()):
+        if call is None or ray.get(self.tally.stopped.remote(self.name)):
             raise Stopped
         yield from self._told(lambda: _as_list(call(block)), reraise=True)
 
@@ -187,8 +188,8 @@ class Guard:
         except BaseException as error:
             failure = _failure(self.name, error, constructing=not reraise)
             ray.get(self.tally.fail.remote(pickle.dumps(failure)))
-            if isinstance(error, SystemExit):
-                os._exit(70)  # Ray Data waits for ever for a worker that leaves by SystemExit
+            if reraise and isinstance(error, SystemExit | DeviceLost):
+                os._exit(70)  # Ray replaces the process; one that leaves by SystemExit it waits for, and for ever
             if reraise:
                 raise
             return None
@@ -202,21 +203,25 @@ def _failure(step: str, error: BaseException, constructing: bool) -> Failure:
     """Fatal: what no other attempt and no other shard can escape, such as a step that cannot even be built."""
     message, ours = f"{type(error).__name__}: {error}", error if isinstance(error, HfbatchError) else None
     if constructing and ours is None:
-        ours = SystemicError(f"step {step} cannot start: {message}\n{traceback.format_exc()}")
+        ours = SystemicError(f"step {step} cannot start: {message}\n{redact(traceback.format_exc())}")
     fatal = constructing or (ours is not None and not isinstance(ours, StorageError))
-    return Failure(step, message, traceback.format_exc(), ours, fatal)
+    return Failure(step, message, redact(traceback.format_exc()), ours, fatal)
 
 
-def throttled(tally: Any, worker: str) -> Callable[[Any], None]:
-    """A `report` for model.Predict: sends totals at most every REPORT_S, raises Stopped when told to."""
+def throttled(tally: Any, worker: str) -> Report:
+    """A `report` for model.Predict: sends totals at most every REPORT_S, raises Stopped when told to.
+
+    Rows and errors are not in them: those the tally counts by shard, as a shard may be run more than once.
+    """
     last, answer = 0.0, None
 
-    def report(meter: Any) -> None:
+    def report(meter: Meter) -> None:
         nonlocal last, answer
         if time.monotonic() - last < REPORT_S:
             return
         if answer is not None and ray.get(answer):
             raise Stopped
-        last, answer = time.monotonic(), tally.update.remote(worker, dict(vars(meter)))
+        told = {name: value for name, value in vars(meter).items() if name not in ("rows", "errors")}
+        last, answer = time.monotonic(), tally.update.remote(worker, told)
 
     return report

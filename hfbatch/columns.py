@@ -33,10 +33,16 @@ class Ticket:
     """What the source says of a shard's rows, and what each step adds of its own work."""
 
     shard: str
-    rows: int
-    digest: str  # over the row numbers, in order
-    pieces: Sequence[tuple[str, int, int]]  # (file, first row, row after the last): what the row numbers count
+    rows: int  # in the block: all but those that are carried over
+    digest: str  # over the numbers of all rows of the shard, in order
+    pieces: Sequence[
+        tuple[str, str, int, int]
+    ]  # (file, fingerprint, first row, row after the last): what numbers count
     stats: Mapping[str, float | str] = field(default_factory=dict)  # seconds, tokens, bytes; see report.py
+    carried: int = 0  # rows whose results the sink takes from `base`
+    base: str | None = None  # see shards.Shard, as the next two
+    retry: bool = False
+    staged: bool = False
 
     def on(self, table: pa.Table) -> pa.Table:
         """`table` with this ticket in every row."""
@@ -49,7 +55,7 @@ class Ticket:
 
     def place(self, row: int) -> str:
         """Where row number `row` was read: file and row, counted from 0."""
-        for path, start, stop in self.pieces:
+        for path, _, start, stop in self.pieces:
             if row < stop - start:
                 return f"{path} row {start + row}"
             row -= stop - start

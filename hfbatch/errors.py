@@ -5,8 +5,10 @@
     ├── ErrorBudgetExceeded   3   more rows failed than `errors:` allows
     ├── Incomplete            4   some shards are not committed; running again helps
     ├── Conflict              5   what stands in the output contradicts this run
+    ├── Damage                6   what stands in the output is not what was committed
     ├── SystemicError        70   a failure that is not one row's or one shard's
     ├── StorageError         74   reading or writing failed
+    ├── Locked               75   another run is at work on the output
     ├── AccessRefused        77   credentials or trust refused
     ├── UnsafeStore          78   the store cannot keep the promise of exactly-once
     └── Interrupted     130/143   stopped by a signal; running again resumes
@@ -78,6 +80,12 @@ class Conflict(HfbatchError):
     exit_code = 5
 
 
+class Damage(HfbatchError):
+    """What stands in the output is not what was committed: an object is gone, a record was edited, a bit flipped."""
+
+    exit_code = 6
+
+
 class SystemicError(HfbatchError):
     """Nothing could be done at all: a bug, a broken installation, a model that does not load."""
 
@@ -88,6 +96,12 @@ class StorageError(HfbatchError):
     """Reading the input or writing the output failed."""
 
     exit_code = 74
+
+
+class Locked(HfbatchError):
+    """Another run is at work on this output."""
+
+    exit_code = 75
 
 
 class AccessRefused(HfbatchError):
@@ -113,6 +127,15 @@ class Interrupted(HfbatchError):
     def exit_code(self) -> int:  # type: ignore[override]
         """130 for SIGINT, 143 for SIGTERM."""
         return 128 + self.signal_number
+
+
+def exit_code(error: BaseException) -> int:
+    """What a process that ends with `error` returns: 74 where the system could not read or write, 70 for a bug."""
+    if isinstance(error, HfbatchError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return StorageError.exit_code if isinstance(error, OSError) else SystemicError.exit_code
 
 
 class RowError(Exception):

@@ -2,82 +2,36 @@
 
     _SUCCESS                                    removed when a run starts work, written last
     data/<shard>-<gen8>.parquet                 only whole, committed files
-    _hfbatch/FORMAT.json, CURRENT
+    _hfbatch/FORMAT.json, CURRENT               CURRENT: the manifest that was published last
+    _hfbatch/lease.json                         who is at work (lease.py); saves work, guards nothing
     _hfbatch/gens/<gen8>.json                   what a generation is: all that affects a value
     _hfbatch/plans/<number>.json                the agreed cut into shards; put if absent, the highest number rules
     _hfbatch/commits/<gen8>/<shard>.json        THE commit point, put if absent
-    _hfbatch/runs/<run_id>/manifest.json, report.json
+    _hfbatch/staged/<shard>-<gen8>.parquet      as data/, until the run publishes: they would double rows there
+    _hfbatch/runs/<run_id>/                     started.json, manifest.json, report.json, result.json
 
 Every decision that two runs could take differently is one put-if-absent, so no lock and no clock is needed: whoever
-comes second reads what the first decided.
+comes second reads what the first decided. What is deleted is dead for good (shards.py says why), so a clean-up that
+comes late, or twice, or from a run that was overtaken, takes nothing that anybody needs. And whoever puts an object
+looks afterwards whether its plan still rules, and takes away what the ruling plan does not know.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from hfbatch.errors import Conflict
-from hfbatch.shards import Piece, Shard
+from hfbatch.errors import Conflict, Damage
+from hfbatch.faults import point
+from hfbatch.records import Agreed, Receipt, data_name, dump, load, shard_of, staged_name
+from hfbatch.shards import Shard, number_of
 from hfbatch.store import Store
 
 FORMAT = 1
-_DATA_NAME = re.compile(r"^data/[0-9a-f]{20}-[0-9a-f]{8}\.parquet$")
 _KEPT_PLANS = 3
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """A commit record: the object that holds a shard's rows, and what making it took."""
-
-    shard: str
-    generation: str
-    data: str | None  # name of the Parquet object; None for a shard without rows
-    rows: int
-    nbytes: int
-    sha256: str
-    errors: Mapping[str, int] = field(default_factory=dict)  # code -> rows
-    stats: Mapping[str, Any] = field(default_factory=dict)  # see columns.Ticket
-    run_id: str = ""
-
-    @property
-    def failed(self) -> int:
-        """Rows with an error."""
-        return sum(self.errors.values())
-
-    def to_json(self) -> bytes:
-        """As it is stored."""
-        return _dump(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: bytes | str) -> Receipt:
-        """The inverse of `to_json`."""
-        return cls(**json.loads(text))
-
-
-@dataclass(frozen=True)
-class Agreed:
-    """The cut that all runs on an output keep to until a higher number replaces it."""
-
-    number: int
-    generation: str
-    shards: tuple[Shard, ...]
-
-    def to_json(self) -> bytes:
-        """As it is stored."""
-        shards = [[s.id, [[p.path, p.fingerprint, p.start, p.stop] for p in s.pieces]] for s in self.shards]
-        return _dump({"generation": self.generation, "shards": shards}, indent=None)
-
-    @classmethod
-    def from_json(cls, number: int, text: bytes) -> Agreed:
-        """The inverse of `to_json`."""
-        content = json.loads(text)
-        shards = (Shard(id, tuple(Piece(*piece) for piece in pieces)) for id, pieces in content["shards"])
-        return cls(number, content["generation"], tuple(shards))
+_PLAN = re.compile(r"_hfbatch/plans/\d{9}\.json")
 
 
 class Ledger:
@@ -91,41 +45,70 @@ class Ledger:
     def agreed(self) -> Agreed | None:
         """The plan with the highest number; None for a new output."""
         for _ in range(_KEPT_PLANS):
-            names = self.store.list("_hfbatch/plans")
+            names = self._plans()
             if not names:
                 return None
             text = self.store.get(names[-1])
             if text is not None:
-                return Agreed.from_json(_number(names[-1]), text)
+                return Agreed.from_json(_number(names[-1]), text, self.store.url(names[-1]))
         raise Conflict(f"{self.store.url('_hfbatch/plans')}: plans vanish while they are read; is another run at work?")
+
+    def rules(self, plan: int, shard: str) -> bool:
+        """Whether plan number `plan`, or a later one that names this shard too, is the one that rules."""
+        names = self._plans()
+        if names and _number(names[-1]) == plan:
+            return True
+        ruling = self.agreed()
+        return ruling is not None and any(shard == named.id for named in ruling.shards)
+
+    def old_plans(self) -> list[str]:
+        """Names of the plans that nobody reads any more; the newest few stay, beside the one that rules."""
+        return self._plans()[:-_KEPT_PLANS]
+
+    def _plans(self) -> list[str]:
+        """Names of the plans, the one that rules last."""
+        return [name for name in self.store.list("_hfbatch/plans") if _PLAN.fullmatch(name)]
 
     def identity(self, generation: str) -> dict[str, Any]:
         """What the generation is made of: all that affects a value."""
-        text = self.store.get(f"_hfbatch/gens/{generation[:8]}.json")
-        return json.loads(text)["identity"] if text else {}
+        found = self._json(f"_hfbatch/gens/{generation[:8]}.json")
+        return found["identity"] if found else {}
 
     def committed(self, generation: str) -> set[str]:
         """Ids of the shards of `generation` that have a commit record whose object, if it has one, is there."""
         records = {_stem(name) for name in self.store.list(_commits(generation))}
-        objects = {_stem(name).split("-")[0] for name in self.store.list("data") if name.endswith(_suffix(generation))}
+        objects = self.standing("data") | self.standing("_hfbatch/staged")
         whole = records & objects
         empty = (receipt for receipt in self.receipts(generation, sorted(records - objects)) if receipt.data is None)
         return whole | {receipt.shard for receipt in empty}
+
+    def standing(self, folder: str = "data") -> set[str]:
+        """Ids of the shards whose objects stand in data/, or in _hfbatch/staged."""
+        return {shard for name in self.store.list(folder) if (shard := shard_of(name)) is not None}
+
+    def place(self, receipt: Receipt) -> str | None:
+        """The object of a shard, wherever it stands; None when it has none, or it is gone."""
+        places = (receipt.data, staged_name(receipt.data)) if receipt.data else ()
+        return next((name for name in places if self.store.size(name) is not None), None)
 
     def receipts(self, generation: str, shards: Iterable[str]) -> list[Receipt]:
         """The commit records of these shards; those that have none are left out."""
         names = [f"{_commits(generation)}/{shard}.json" for shard in shards]
         with ThreadPoolExecutor(max_workers=16) as pool:
-            return [Receipt.from_json(text) for text in pool.map(self.store.get, names) if text is not None]
+            texts = zip(names, pool.map(self.store.get, names), strict=True)
+            return [Receipt.from_json(text, self.store.url(name)) for name, text in texts if text is not None]
 
     def foreign(self) -> list[str]:
         """Objects under data/ that hfbatch did not write; a reader of data/*.parquet would mix them in."""
-        return [name for name in self.store.list("data") if not _DATA_NAME.match(name)]
+        return [name for name in self.store.list("data") if shard_of(name) is None]
 
     def success(self) -> dict[str, Any] | None:
         """The content of _SUCCESS; None while the output is not complete."""
-        text = self.store.get("_SUCCESS")
-        return json.loads(text) if text else None
+        return self._json("_SUCCESS")
+
+    def current(self) -> dict[str, Any] | None:
+        """What was published last: its run, plan and manifest; None if nothing ever was."""
+        return self._json("_hfbatch/CURRENT")
 
     def runs(self) -> list[str]:
         """Ids of all runs, the oldest first."""
@@ -133,85 +116,142 @@ class Ledger:
 
     def run_file(self, run_id: str, name: str) -> dict[str, Any] | None:
         """One JSON file of a run's folder."""
-        text = self.store.get(f"_hfbatch/runs/{run_id}/{name}")
-        return json.loads(text) if text else None
+        return self._json(f"_hfbatch/runs/{run_id}/{name}")
 
     # writing, in the order of a run
 
     def begin(self, run_id: str, generation: str, identity: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         """Write down which run starts and what its generation is."""
-        self.store.put_if_absent("_hfbatch/FORMAT.json", _dump({"format": FORMAT}))
-        found = json.loads(self.store.get("_hfbatch/FORMAT.json") or b"{}").get("format")
+        point("before-begin")
+        self.store.put_if_absent("_hfbatch/FORMAT.json", dump({"format": FORMAT}))
+        found = (self._json("_hfbatch/FORMAT.json") or {}).get("format")
         if found != FORMAT:
             raise Conflict(f"{self.store.url('')}: written in format {found}, this hfbatch writes {FORMAT}; upgrade it")
-        content = _dump({"generation": generation, "identity": identity})
-        self.store.put_if_absent(f"_hfbatch/gens/{generation[:8]}.json", content)
-        self.store.put(f"_hfbatch/runs/{run_id}/started.json", _dump(about))
+        self.store.put_if_absent(
+            f"_hfbatch/gens/{generation[:8]}.json", dump({"generation": generation, "identity": identity})
+        )
+        self.write_run_file(run_id, "started.json", about)
+        point("after-begin")
 
     def agree(self, generation: str, shards: Sequence[Shard], seen: Agreed | None) -> Agreed:
         """Make this cut the ruling one, if `seen` still is. Conflict when another run was faster."""
         if seen is not None and (seen.generation, seen.shards) == (generation, tuple(shards)):
             return seen
         plan = Agreed((seen.number if seen else 0) + 1, generation, tuple(shards))
+        point("before-agree")
         self.store.put_if_absent(_plan_name(plan.number), plan.to_json())
-        ruling = self.agreed()
-        if ruling != plan:
+        point("after-agree")
+        if self.agreed() != plan:
             raise Conflict(f"{self.store.url('')}: another run has just begun on this output; run again to join it")
         return plan
 
     def reopen(self) -> None:
         """The output is no longer complete: take _SUCCESS away before the first new row."""
+        point("before-reopen")
         self.store.delete(["_SUCCESS"])
+        point("after-reopen")
 
     def commit(self, receipt: Receipt) -> Receipt:
         """Make the shard committed; the receipt that stands, which is another's if that came first.
 
         `receipt` speaks of the object that stands now. An older record that speaks of another one outlived its
-        object (a clean-up that was cut short) and is replaced.
+        object, which somebody deleted, and is replaced.
         """
         name = f"{_commits(receipt.generation)}/{receipt.shard}.json"
         if not self.store.put_if_absent(name, receipt.to_json()):
-            standing = Receipt.from_json(self.store.get(name) or receipt.to_json())
+            standing = Receipt.from_json(self.store.get(name) or receipt.to_json(), self.store.url(name))
             if standing.sha256 == receipt.sha256:
                 return standing
             self.store.put(name, receipt.to_json())
         return receipt
 
+    def withdraw(self, receipt: Receipt) -> None:
+        """Take back the commit of a shard that the ruling plan does not know."""
+        self.store.delete([f"{_commits(receipt.generation)}/{receipt.shard}.json"])
+        if receipt.data:
+            self.store.delete([staged_name(receipt.data), receipt.data])
+
     def publish(self, run_id: str, plan: Agreed, receipts: Sequence[Receipt], report: Mapping[str, Any]) -> None:
-        """Manifest, away with what is superseded, CURRENT, _SUCCESS: after it data/*.parquet is the output."""
-        if self.agreed() != plan:
-            raise Conflict(f"{self.store.url('')}: another run has taken over this output; its plan rules now")
+        """Manifest, superseded objects out of data/ and new ones in, CURRENT, _SUCCESS: then data/ is the output."""
+        self._must_rule(plan)
         manifest = f"_hfbatch/runs/{run_id}/manifest.json"
+        pointer = {"run_id": run_id, "generation": plan.generation, "plan": plan.number, "manifest": manifest}
         listed = [{"data": r.data, "shard": r.shard, "rows": r.rows, "sha256": r.sha256} for r in receipts]
-        pointer = {"run_id": run_id, "generation": plan.generation, "manifest": manifest}
         rows = sum(receipt.rows for receipt in receipts)
-        self.store.put(manifest, _dump({**pointer, "plan": plan.number, "rows": rows, "objects": listed}))
-        self.store.put(f"_hfbatch/runs/{run_id}/report.json", _dump(report))
-        self._clear({receipt.data for receipt in receipts if receipt.data}, plan)
-        self.store.put("_hfbatch/CURRENT", _dump(pointer))
-        self.store.put("_SUCCESS", _dump(pointer))
+        point("before-manifest")
+        self.store.put(manifest, dump({**pointer, "rows": rows, "objects": listed}))
+        self.write_run_file(run_id, "report.json", report)
+        point("after-manifest")
+        self._swap(plan, receipts)
+        point("before-current")
+        self.store.put("_hfbatch/CURRENT", dump(pointer))
+        point("after-current")
+        self._succeed(plan, pointer)
+        self.clean(plan)
 
-    def write_report(self, run_id: str, report: Mapping[str, Any]) -> None:
-        """The report of a run that does not publish."""
-        self.store.put(f"_hfbatch/runs/{run_id}/report.json", _dump(report))
+    def _swap(self, plan: Agreed, receipts: Sequence[Receipt]) -> None:
+        """First what is superseded leaves data/, then what was staged enters: no row is ever there twice.
 
-    def _clear(self, current: set[str], plan: Agreed) -> None:
-        """Remove what no longer belongs: commit records first, so that no record ever lacks its object."""
-        stale = [name for name in self.store.list("data") if _DATA_NAME.match(name) and name not in current]
-        known = {f"{_commits(plan.generation)}/{shard.id}.json" for shard in plan.shards}
-        records = [name for name in self.store.list("_hfbatch/commits") if name not in known]
-        self.store.delete(records)
-        self.store.delete(stale)
-        self.store.delete(self.store.list("_hfbatch/plans")[:-_KEPT_PLANS])
+        Commit records go before their objects, so that no record lacks its object.
+        """
+        point("before-swap")
+        known = {shard.id for shard in plan.shards}
+        for folder in ("_hfbatch/commits", "data"):
+            self.store.delete([name for name in self.store.list(folder) if _is_dead(name, plan.number, known)])
+        point("before-promote")
+        staged = [name for name in self.store.list("_hfbatch/staged") if shard_of(name) in known]
+        targets = [data_name(shard_of(name) or "", plan.generation) for name in staged]
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            copied = list(pool.map(self.store.copy_if_absent, staged, targets))
+        point("after-promote")
+        self._must_rule(plan, [name for name, created in zip(targets, copied, strict=True) if created])
+        lacking = {receipt.shard for receipt in receipts if receipt.data} - self.standing()
+        if lacking:
+            raise Damage(f"{self.store.url('data')}: {len(lacking)} committed objects have vanished; run again")
+        point("after-swap")
+
+    def _succeed(self, plan: Agreed, pointer: Mapping[str, Any]) -> None:
+        """Write _SUCCESS, over one of an earlier plan but never over one of a later."""
+        point("before-success")
+        while not self.store.put_if_absent("_SUCCESS", dump(pointer)):
+            if (self.success() or {}).get("plan") == plan.number:
+                break  # another run of this very plan was faster
+            self._must_rule(plan)
+            self.store.delete(["_SUCCESS"])
+        self._must_rule(plan)
+        point("after-success")
+
+    def _must_rule(self, plan: Agreed, put: Sequence[str] = ()) -> None:
+        """Conflict when another plan rules by now; of the objects this run has `put`, those it lacks go."""
+        ruling = self.agreed()
+        if ruling == plan:
+            return
+        named = {shard.id for shard in ruling.shards} if ruling else set[str]()
+        self.store.delete([name for name in put if shard_of(name) not in named])
+        raise Conflict(f"{self.store.url('')}: another run has taken over this output; its plan rules now")
+
+    def clean(self, plan: Agreed) -> list[str]:
+        """Remove what nobody needs once `plan` is published. Returns the names."""
+        point("before-gc")
+        staged = [name for name in self.store.list("_hfbatch/staged") if _is_dead(name, plan.number, ())]
+        removed = staged + self.old_plans()
+        self.store.delete(removed)
+        point("after-gc")
+        return removed
+
+    def write_run_file(self, run_id: str, name: str, content: Mapping[str, Any]) -> None:
+        """One JSON file of a run's folder."""
+        self.store.put(f"_hfbatch/runs/{run_id}/{name}", dump(content))
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        text = self.store.get(name)
+        return None if text is None else load(text, self.store.url(name))
 
 
-def data_name(shard: str, generation: str) -> str:
-    """Where a shard's rows stand."""
-    return f"data/{shard}{_suffix(generation)}"
-
-
-def _suffix(generation: str) -> str:
-    return f"-{generation[:8]}.parquet"
+def _is_dead(name: str, plan: int, known: Collection[str]) -> bool:
+    """Whether an object or a commit record is of a shard that plan number `plan` could know and does not."""
+    shard = shard_of(name)
+    return shard is not None and number_of(shard) <= plan and shard not in known
 
 
 def _commits(generation: str) -> str:
@@ -227,8 +267,4 @@ def _number(name: str) -> int:
 
 
 def _stem(name: str) -> str:
-    return name.rsplit("/", 1)[-1].removesuffix(".json").removesuffix(".parquet")
-
-
-def _dump(content: Any, indent: int | None = 1) -> bytes:
-    return json.dumps(content, indent=indent, ensure_ascii=False, default=str).encode()
+    return name.rsplit("/", 1)[-1].removesuffix(".json")

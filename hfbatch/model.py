@@ -1,19 +1,21 @@
 """Load a model once, then turn sequences into results: batch by tokens, lay out, forward, restore the order.
 
 What goes wrong in a batch is found: out of memory halves it and lowers the budget for the rest, any other exception
-is bisected to the sequence that raises it, and a result that is not finite is an error, not a prediction.
+is bisected to the sequence that raises it, and a result that is not finite is tried once more in float32; if it is
+not finite then, it is an error, not a prediction. Where nearly all of the first rows fail alike, that is the end.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
 import socket
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +24,18 @@ import torch
 from hfbatch import columns as col
 from hfbatch.batch import halve, pack_by_length, padded_tokens
 from hfbatch.errors import RowError, SpecError, SystemicError
+from hfbatch.faults import point
 from hfbatch.layout import PaddedBatch, input_lengths
+from hfbatch.precision import in_float32, is_float32
 from hfbatch.preprocess import Preprocess
-from hfbatch.sequences import Array, Column, Ragged, Sequences, scatter, take
-from hfbatch.tasks.base import Flat, Outputs, Task
+from hfbatch.results import Results, to_numpy
+from hfbatch.sequences import Array, Column, Sequences
+from hfbatch.tally import DeviceLost, Meter, Report
+from hfbatch.tasks.base import Task
+from hfbatch.trust import without_code
+from hfbatch.verdict import LEAST, SAMPLE, errors_in, refuse_common_fault, rows_judged, sample_first
+from hfbatch.watchdog import Watchdog
+from hfbatch.weights import unreadable
 
 if TYPE_CHECKING:
     from hfbatch.job import Job
@@ -52,16 +62,24 @@ def load_model(job: Job, task: Task, device: torch.device) -> Any:
     transformers.utils.logging.disable_progress_bar()
     for name in ("httpx", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    auto_model = getattr(transformers, task.auto_model)
-    model, loading = auto_model.from_pretrained(
-        job.fetch_model(),
-        dtype=getattr(torch, job.dtype),
-        attn_implementation=job.attn_implementation,
-        trust_remote_code=job.trust_remote_code,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-    )
+    folder = job.fetch_model()
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, job.dtype),
+        "attn_implementation": job.attn_implementation,
+        "trust_remote_code": job.trust_remote_code,
+        "code_revision": job.model.code_revision,
+        "use_safetensors": None if job.model.allow_pickle else True,  # None: where there are none, pickles
+        "weights_only": True,
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
+    try:
+        with without_code(job.model.id, job.trust_remote_code):
+            model, loading = getattr(transformers, task.auto_model).from_pretrained(folder, **options)
+    except Exception as error:
+        if failure := unreadable(job.model.id, Path(folder), error):
+            raise failure from error
+        raise
     missing = sorted(key for key in loading["missing_keys"] if not _is_unused(key, task))
     if missing:
         raise SpecError([job.problem_with_head(missing)])
@@ -72,44 +90,6 @@ def load_model(job: Job, task: Task, device: torch.device) -> Any:
 
 def _is_unused(key: str, task: Task) -> bool:
     return any(key.startswith(prefix) or f".{prefix}" in key for prefix in task.unused_weights)
-
-
-@dataclass
-class Meter:
-    """What one actor has done since it began."""
-
-    rows: int = 0
-    sequences: int = 0
-    batches: int = 0
-    tokens: int = 0
-    padded_tokens: int = 0
-    forward_s: float = 0.0
-    errors: int = 0
-
-    def __sub__(self, other: Meter) -> Meter:
-        return Meter(**{name: getattr(self, name) - getattr(other, name) for name in vars(self)})
-
-
-Report: TypeAlias = Callable[[Meter], None] | None
-
-
-@dataclass
-class _Results:
-    """The pieces of a block's outputs as batches finish, and the sequences that failed."""
-
-    parts: dict[str, list[tuple[Array, Column]]] = field(default_factory=dict)
-    done: list[Array] = field(default_factory=list)
-    errors: dict[int, RowError] = field(default_factory=dict)
-
-    def keep(self, batch: Array, outputs: Mapping[str, Column]) -> None:
-        """Take the results of `batch` that are finite; the others are errors."""
-        bad = _non_finite(outputs, len(batch))
-        for item in np.flatnonzero(bad):
-            self.errors[int(batch[item])] = RowError("non_finite", "the model's result has NaN or infinite values")
-        good = np.flatnonzero(~bad)
-        self.done.append(batch[good])
-        for name, column in outputs.items():
-            self.parts.setdefault(name, []).append((batch[good], take(column, good) if bad.any() else column))
 
 
 class Predict:
@@ -129,28 +109,63 @@ class Predict:
         `gpu`: whether a GPU was reserved for this process; None: take one if it is there.
         """
         started = time.perf_counter()
-        self.threads = threads
+        self.job, self.machine, self.threads, self.gpu = job, machine, threads, gpu
         torch.set_num_threads(threads)
         self.device = _device(gpu)
         self.preprocess = preprocess
-        self.task = job.make_task()
-        self.model: Any = load_model(job, self.task, self.device)
-        if machine.compile:
-            self.model = torch.compile(self.model, dynamic=True)
+        self.task, self.worker = job.make_task(), f"{socket.gethostname()}:{os.getpid()}"
         default = GPU_BATCH_TOKENS if self.device.type == "cuda" else CPU_BATCH_TOKENS
         self.budget = default if machine.max_batch_tokens == "auto" else machine.max_batch_tokens
         self.max_rows = machine.max_batch_rows
+        self.watchdog = Watchdog(machine.row_timeout_s)
+        self.announce: Callable[[Array], None] | None = None  # called before every forward, with the rows in it
+        self.unproven = True  # the first rows still have to show that the code works
+        self._place: Callable[[int], str] = "row {}".format
         self.meter, self.report = Meter(), report
+        self.model: Any = self._load()
         self.load_s = time.perf_counter() - started
 
+    def _load(self) -> Any:
+        model = load_model(self.job, self.task, self.device)
+        return torch.compile(model, dynamic=True) if self.machine.compile else model
+
+    def release(self) -> None:
+        """Give the model up, and its memory; the next block loads it again."""
+        self.model = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Takes the `_hfbatch_in.*` columns of the model away, adds the `_hfbatch_out.*` ones."""
+        """Takes the `_hfbatch_in.*` columns of the model away, adds the `_hfbatch_out.*` ones.
+
+        SystemicError when nearly all of the first rows fail alike; DeviceLost when no later batch could succeed.
+        """
         torch.set_num_threads(self.threads)  # OpenMP counts per thread, and Ray calls from others than built this
-        if self.preprocess is not None:
-            table = self.preprocess(table)
+        if self.model is None:
+            started = time.perf_counter()
+            self.model, self.load_s = self._load(), time.perf_counter() - started
+        with self.watchdog:
+            return self._predicted(self._preprocessed(table))
+
+    def _preprocessed(self, table: pa.Table) -> pa.Table:
+        ticket = col.ticket_of(table)
+        numbers = table[col.ROW]
+        self._place = lambda row: ticket.place(numbers[row].as_py())
+        if ticket.base is not None:
+            self.unproven = False  # rows that failed where others went through: no sample of the data
+        if self.unproven and ticket.rows:
+            sample = table.slice(0, SAMPLE)
+            errors = errors_in(sample if self.preprocess is None else self.preprocess(sample))
+            refuse_common_fault(len(sample), errors, self._place)
+        return table if self.preprocess is None else self.preprocess(table)
+
+    def _predicted(self, table: pa.Table) -> pa.Table:
         ticket, before, started = col.ticket_of(table), Meter(**vars(self.meter)), time.time()
         sequences = col.sequences_of(table, col.INPUT)
+        point("before-inference", ticket.shard)
         outputs, errors = self.predict(sequences)
+        point("after-inference", ticket.shard)
         self.meter.rows += ticket.rows
         self.meter.errors += len(table) - table[col.ERROR].null_count + len(errors)
         if self.report is not None:
@@ -158,7 +173,7 @@ class Predict:
         spent = vars(self.meter - before)
         ticket = ticket.plus(
             **spent,
-            actor=f"{socket.gethostname()}:{os.getpid()}",
+            actor=self.worker,
             load_s=self.load_s,
             first_s=started,
             last_s=time.time(),
@@ -173,22 +188,25 @@ class Predict:
     def predict(self, sequences: Sequences) -> tuple[Sequences, dict[int, RowError]]:
         """Results for each sequence, in order, and errors by row. A row that fails in part has no results at all."""
         lengths = input_lengths(sequences, self.task)
-        results = _Results()
-        for batch in pack_by_length(lengths, self.budget, self.max_rows):
-            self._run(sequences, batch, lengths, results)
-        errors = {int(sequences.row[index]): error for index, error in sorted(results.errors.items())}
-        done = np.sort(np.concatenate(results.done)) if results.done else np.zeros(0, dtype=np.int64)
-        columns = {
-            name: scatter([(np.searchsorted(done, index), column) for index, column in parts], len(done))
-            for name, parts in results.parts.items()
-        }
-        outputs = Sequences(sequences.row[done], columns)
-        if errors:
-            outputs = outputs.take(np.flatnonzero(~np.isin(outputs.row, list(errors))))
-        return outputs, errors
+        results = Results()
+        for part in sample_first(sequences.row) if self.unproven else [np.arange(len(sequences))]:
+            for batch in pack_by_length(lengths[part], self.budget, self.max_rows):
+                self._run(sequences, part[batch], lengths, results)
+            self._try_again(sequences, lengths, results)
+            if self.unproven:
+                self._judge(sequences.row, part, results)
+        return results.of(sequences)
 
-    def _run(self, sequences: Sequences, batch: Array, lengths: Array, results: _Results) -> None:
+    def _judge(self, row: Array, sample: Array, results: Results) -> None:
+        """Settle with the first rows, once there are enough of them, whether the code works."""
+        errors = {int(row[index]): error for index, error in sorted(results.errors.items())}
+        rows = len(np.unique(row[sample]))
+        refuse_common_fault(rows, errors, self._place)
+        self.unproven = rows_judged(rows, errors) < LEAST
+
+    def _run(self, sequences: Sequences, batch: Array, lengths: Array, results: Results) -> None:
         """One batch, halved as often as it must be."""
+        by_tokens = True
         if len(batch) == 1 or padded_tokens(batch, lengths) <= self.budget:
             outputs = self._attempt(sequences.take(batch))
             if not isinstance(outputs, RowError):
@@ -197,27 +215,58 @@ class Predict:
             if len(batch) == 1:
                 results.errors[int(batch[0])] = outputs
                 return None
-            if outputs.code == "out_of_memory":
+            by_tokens = outputs.code == "out_of_memory"
+            if by_tokens:
                 self.budget = max(1, padded_tokens(batch, lengths) // 2)
-        for half in halve(batch, lengths):
+        middle = len(batch) // 2  # the way to one bad row among n is 2 log2(n) batches, whatever their lengths
+        for half in halve(batch, lengths) if by_tokens else (batch[:middle], batch[middle:]):
             self._run(sequences, half, lengths, results)
         return None
 
-    def _attempt(self, batch: Sequences) -> dict[str, Column] | RowError:
+    def _try_again(self, sequences: Sequences, lengths: Array, results: Results) -> None:
+        """What was not finite once more, in float32; where that is what it was in, without padding."""
+        left, results.broken = set(results.broken), []
+        if not left:
+            return
+        bad = np.array(sorted(left))
+        most = 1 if is_float32(self.model) else self.max_rows
+        try:
+            with in_float32(self.model) as model:
+                for chosen in pack_by_length(lengths[bad], max(1, self.budget // 2), most):
+                    outputs = self._attempt(sequences.take(bad[chosen]), model)
+                    if not isinstance(outputs, RowError):
+                        results.keep(bad[chosen], outputs)
+                        left -= set(bad[chosen].tolist()) - set(results.broken)
+        except Exception as error:  # no room for the weights in float32
+            if not _is_out_of_memory(error):
+                raise
+        results.broken = []
+        for index in left:
+            results.errors[index] = RowError("non_finite", "the model's result has NaN or infinite values")
+
+    def _attempt(self, batch: Sequences, model: Any = None) -> dict[str, Column] | RowError:
         """The results of `batch`, or why there are none. Raises only when the device itself is lost."""
         try:
-            return self._forward(batch)
+            return self._forward(batch, self.model if model is None else model)
+        except DeviceLost:
+            raise
         except Exception as error:
             failure = RowError("out_of_memory" if _is_out_of_memory(error) else "forward_failed", col.describe(error))
         if self.device.type == "cuda":  # only now: the exception held the batch's tensors through its traceback
-            torch.cuda.synchronize(self.device)  # raises again what no later batch escapes, such as a device assert
+            try:
+                torch.cuda.synchronize(self.device)
+            except Exception as error:  # it raises again what no later batch escapes, such as a device assert
+                raise DeviceLost(f"{self.device} is lost to this process: {col.describe(error)}") from error
             torch.cuda.empty_cache()
         return failure
 
-    def _forward(self, batch: Sequences) -> dict[str, Column]:
+    def _forward(self, batch: Sequences, model: Any) -> dict[str, Column]:
+        if self.announce is not None:
+            self.announce(batch.row)
+        self.watchdog.renew()
         started = time.perf_counter()
         with torch.inference_mode():
-            outputs = self.task.forward(self.model, PaddedBatch(batch, self.task, self.device))
+            outputs = self.task.forward(model, PaddedBatch(batch, self.task, self.device))
             columns = to_numpy(outputs)
         self.meter.forward_s += time.perf_counter() - started
         for name, column in columns.items():
@@ -232,36 +281,6 @@ class Predict:
         self.meter.padded_tokens += padded_tokens(batch, lengths)
         if self.report is not None:
             self.report(self.meter)
-
-
-def to_numpy(outputs: Outputs) -> dict[str, Column]:
-    """Results of forward on the host, as the columns of Sequences."""
-    columns: dict[str, Column] = {}
-    for name, value in outputs.items():
-        if isinstance(value, Flat):
-            lengths = value.lengths.cpu().numpy() if isinstance(value.lengths, torch.Tensor) else value.lengths
-            if int(lengths.sum()) != len(value.values):
-                raise AssertionError(f"{name} has {len(value.values)} values for lengths of {int(lengths.sum())}")
-            columns[name] = Ragged.from_lengths(value.values.cpu().numpy(), lengths)
-        else:
-            columns[name] = value.cpu().numpy()
-    return columns
-
-
-def _non_finite(columns: Mapping[str, Column], sequences: int) -> Array:
-    """(sequences,) bool: whether any result of a sequence is NaN or infinite."""
-    bad = np.zeros(sequences, dtype=bool)
-    for column in columns.values():
-        values = column.values if isinstance(column, Ragged) else column
-        if not np.issubdtype(values.dtype, np.floating) or np.isfinite(values).all():
-            continue
-        broken = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-        if isinstance(column, Ragged):
-            owner = np.repeat(np.arange(sequences), column.lengths)
-            bad[owner[broken]] = True
-        else:
-            bad |= broken
-    return bad
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -7,11 +7,11 @@ after it. What a pass did not commit, the next one runs again.
 from __future__ import annotations
 
 import os
-import signal
+import pickle
 import socket
-import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -19,58 +19,81 @@ import ray
 import ray.data
 
 from hfbatch import source
+from hfbatch.access import redact
 from hfbatch.cluster import Guard, Pool, connected, start_tally, throttled
-from hfbatch.errors import Interrupted, SystemicError
+from hfbatch.columns import ticket_of
+from hfbatch.errors import SystemicError
 from hfbatch.job import Job
+from hfbatch.lease import Lease
 from hfbatch.ledger import Ledger
 from hfbatch.planner import Plan
 from hfbatch.postprocess import Postprocess
 from hfbatch.preprocess import Preprocess
+from hfbatch.records import Agreed
 from hfbatch.report import Progress
 from hfbatch.shards import Shard
 from hfbatch.sink import Commit
 from hfbatch.spec import Machine
-from hfbatch.tally import Snapshot
+from hfbatch.stopping import Stopping, interruptible
+from hfbatch.tally import DeviceLost, Failure, Snapshot
 from hfbatch.watch import Watch
 
 PASSES = 3  # over shards that were lost to a dying worker; one that no pass commits is Incomplete
+RETRIES = 2  # of a block whose process died, in one pass; Ray Data's default, for tasks and actors, is for ever
 READ_CPUS, FINISH_CPUS = 0.5, 0.4  # unlike each other and the actors', so that Ray does not fuse the stages
 
 
-def run_passes(plan: Plan, ledger: Ledger, run_id: str, watch: Callable[[Progress], None] | None) -> Snapshot:
+def run_passes(
+    plan: Plan, ruling: Agreed, lease: Lease, stopping: Stopping, show: Callable[[Progress], None] | None
+) -> Snapshot:
     """Run what is not committed, until all is or a pass brings nothing new. Returns what the workers told."""
+    ledger = Ledger(lease.store)
     done = ledger.receipts(plan.job.generation, plan.done)
     # Twice: ray.init, inside `connected`, sets signal handlers of its own.
-    with _interruptible(), connected(plan.machine) as pool, _interruptible():
+    with connected(plan.machine) as pool, interruptible(stopping):
         tally = start_tally()
-        with Watch(tally, plan, done, watch) as watching:
+        proven = any(receipt.rows > receipt.failed for receipt in done)
+        run = Run(plan.job, plan.machine, lease.run_id, ruling.number, proven)
+        with Watch(tally, plan, done, lease, stopping, show) as watching, stopping.waiting():
             todo: Sequence[Shard] = plan.todo
             for _ in range(PASSES):
-                _run_pass(plan, todo, run_id, pool, tally)
+                _run_pass(run, source.dataset(todo, plan.files), pool, tally)
                 committed = ledger.committed(plan.job.generation)
                 left = [shard for shard in todo if shard.id not in committed]
-                if not left or len(left) == len(todo) or watching.snapshot().fatal:
+                if not left or len(left) == len(todo) or stopping.reason or watching.snapshot().fatal:
                     break
                 todo = left
-            return watching.snapshot()
+        return watching.snapshot()
 
 
-def _run_pass(plan: Plan, todo: Sequence[Shard], run_id: str, pool: Pool, tally: Any) -> None:
-    """One pass of these shards through the pipeline. What fails is in the tally and stays uncommitted."""
-    rows = source.dataset(todo, plan.files)
-    stages = _stages(plan.job, plan.machine, pool, run_id, tally)
+@dataclass(frozen=True)
+class Run:
+    """What the stages need to know."""
+
+    job: Job
+    machine: Machine
+    id: str
+    plan: int  # number of the agreed plan
+    proven: bool  # results committed before this run show that the code works
+
+
+def _run_pass(run: Run, rows: ray.data.Dataset, pool: Pool, tally: Any) -> None:
+    """One pass of packed shards through the pipeline. What fails is in the tally and stays uncommitted."""
     try:
-        for _ in stages(rows).iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+        for _ in _stages(run, pool, tally)(rows).iter_batches(
+            batch_size=None, prefetch_batches=0, batch_format="pyarrow"
+        ):
             continue
     except ray.exceptions.RayError as error:
         if not ray.get(tally.snapshot.remote()).failures:
             raise SystemicError(f"Ray failed: {error}") from error
+        failure = Failure("ray", f"{type(error).__name__}: {error}", redact(traceback.format_exc()))
+        ray.get(tally.fail.remote(pickle.dumps(failure)))
 
 
-def _stages(
-    job: Job, machine: Machine, pool: Pool, run_id: str, tally: Any
-) -> Callable[[ray.data.Dataset], ray.data.Dataset]:
+def _stages(run: Run, pool: Pool, tally: Any) -> Callable[[ray.data.Dataset], ray.data.Dataset]:
     """Packed shards -> receipts, as a function of Ray datasets."""
+    job = run.job
 
     def read(block: pa.Table) -> Iterator[pa.Table]:
         return Guard("read", lambda: source.ReadShard(job), tally)(block)
@@ -79,57 +102,88 @@ def _stages(
         return Guard("preprocess", lambda: Preprocess(job), tally)(block)
 
     def finish(block: pa.Table) -> Iterator[pa.Table]:
-        commit = Commit(job, run_id)
-        steps = (commit,) if pool.cpu_steps_in_actor else (Postprocess(job, run_id), commit)
-        return Guard("write", lambda: _chain(*steps), tally)(block)
+        commit = Commit(job, run.id, run.plan)
+        steps = (commit,) if pool.cpu_steps_in_actor else (Postprocess(job, run.id), commit)
+        try:
+            yield from Guard("write", lambda: _chain(*steps), tally)(block)
+        finally:
+            tally.finish.remote(ticket_of(block).shard)
 
     class Actor:
         """One process that keeps the model resident."""
 
         def __init__(self) -> None:
-            self.guard = Guard("predict", self._load, tally)
-
-        def _load(self) -> Callable[[pa.Table], pa.Table]:
-            from hfbatch.model import Predict  # torch, which only this process needs
-
-            report = throttled(tally, f"{socket.gethostname()}:{os.getpid()}")
-            preprocess = Preprocess(job) if pool.cpu_steps_in_actor else None
-            predict = Predict(job, machine, pool.threads, preprocess, report, gpu=pool.gpus > 0)
-            return _chain(predict, Postprocess(job, run_id)) if pool.cpu_steps_in_actor else predict
+            self.guard = Guard("predict", lambda: _model_step(run, pool, tally), tally)
 
         def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
             return self.guard(block)
 
     def connect(rows: ray.data.Dataset) -> ray.data.Dataset:
-        rows = rows.map_batches(read, batch_size=None, batch_format="pyarrow", num_cpus=READ_CPUS)
+        rows = _map_blocks(rows, read, num_cpus=READ_CPUS, max_retries=RETRIES)
         if not pool.cpu_steps_in_actor:
-            rows = rows.map_batches(preprocess, batch_size=None, batch_format="pyarrow", num_cpus=READ_CPUS)
-        rows = _map_on_actors(rows, Actor, pool)
-        return rows.map_batches(finish, batch_size=None, batch_format="pyarrow", num_cpus=FINISH_CPUS)
+            rows = _map_blocks(rows, preprocess, num_cpus=READ_CPUS, max_retries=RETRIES)
+        rows = _map_blocks(rows, Actor, **_actor_options(pool))
+        return _map_blocks(rows, finish, num_cpus=FINISH_CPUS, max_retries=RETRIES)
 
     return connect
 
 
-def _map_on_actors(rows: ray.data.Dataset, actor: type, pool: Pool) -> ray.data.Dataset:
-    """`map_batches` over whole blocks. With GPUs the public method wants a batch size, and would re-cut them by it."""
+def _model_step(run: Run, pool: Pool, tally: Any) -> Callable[[pa.Table], pa.Table]:
+    """What an actor does with a block; over a shard that a process died of, the model works in a child process."""
+    from hfbatch.isolation import Isolated  # torch, which only this process needs
+    from hfbatch.model import Predict
+
+    job, in_actor = run.job, pool.cpu_steps_in_actor
+    report = throttled(tally, f"{socket.gethostname()}:{os.getpid()}")
+    preprocess = Preprocess(job) if in_actor else None
+    predict = Predict(job, run.machine, pool.threads, preprocess, report, gpu=pool.gpus > 0)
+    predict.unproven = not (run.proven or ray.get(tally.works.remote()))
+    isolated, postprocess = Isolated(predict), Postprocess(job, run.id) if in_actor else None
+
+    def step(block: pa.Table) -> pa.Table:
+        shard = ticket_of(block).shard
+        died = ray.get(tally.enter.remote(shard))
+        try:
+            made = (isolated if died else predict)(block)
+            ticket = ticket_of(made)
+            if postprocess is not None:
+                with predict.watchdog:
+                    made = postprocess(made)
+        except (SystemExit, DeviceLost):
+            raise  # this process ends of it, which is to be counted
+        except BaseException:
+            ray.get(tally.leave.remote(shard))
+            raise
+        ray.get(tally.leave.remote(shard, (ticket.rows + ticket.carried, int(ticket.stats["errors"]))))
+        return made
+
+    return step
+
+
+def _actor_options(pool: Pool) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "batch_size": None,
-        "batch_format": "pyarrow",
         "compute": ray.data.ActorPoolStrategy(min_size=pool.size.min, max_size=pool.size.max),
         "num_cpus": pool.cpus,
         "max_restarts": -1,
-        "max_task_retries": 2,  # Ray's default is for ever: a row that kills its process would do so for ever
+        "max_task_retries": RETRIES,
     }
-    if pool.gpus:
-        options["num_gpus"] = pool.gpus
+    return options | ({"num_gpus": pool.gpus} if pool.gpus else {})
+
+
+def _map_blocks(rows: ray.data.Dataset, step: Any, **options: Any) -> ray.data.Dataset:
+    """`map_batches` over whole blocks, with any option of Ray's.
+
+    With GPUs the public method wants a batch size, and would re-cut blocks by it; and of retries it has no notion.
+    """
+    options |= {"batch_size": None, "batch_format": "pyarrow"}
     if hasattr(rows, "map_batches_internal"):
-        return rows.map_batches_internal(actor, **options)
-    if not pool.gpus:
-        return rows.map_batches(actor, **options)
+        return rows.map_batches_internal(step, **options)
+    if "num_gpus" not in options:
+        return rows.map_batches(step, **options)
     unset = dict.fromkeys(("fn_args", "fn_kwargs", "fn_constructor_args", "fn_constructor_kwargs", "memory"))
     unset |= dict.fromkeys(("concurrency", "ray_remote_args_fn"))
     older: Any = rows._map_batches_without_batch_size_validation  # type: ignore[attr-defined]
-    mapped: ray.data.Dataset = older(actor, zero_copy_batch=True, udf_modifying_row_count=True, **unset, **options)
+    mapped: ray.data.Dataset = older(step, zero_copy_batch=True, udf_modifying_row_count=True, **unset, **options)
     return mapped
 
 
@@ -142,21 +196,3 @@ def _chain(*steps: Callable[[pa.Table], pa.Table]) -> Callable[[pa.Table], pa.Ta
         return table
 
     return all_steps
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM become Interrupted inside; only the main thread may set handlers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, _frame: Any) -> None:
-        raise Interrupted(number)
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -10,13 +10,20 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+from hfbatch import faults
+from hfbatch.access import redact, redact_all
 from hfbatch.budget import Budget
-from hfbatch.errors import ErrorBudgetExceeded, HfbatchError, Incomplete, SystemicError
-from hfbatch.ledger import Agreed, Ledger, Receipt
+from hfbatch.errors import ErrorBudgetExceeded, HfbatchError, Incomplete, Interrupted, SystemicError, exit_code
+from hfbatch.lease import Lease
+from hfbatch.ledger import Ledger
 from hfbatch.planner import Plan, check_no_conflict
+from hfbatch.records import Agreed, Receipt
 from hfbatch.report import Progress, RunReport, make_report, versions
+from hfbatch.stopping import Stopping, interruptible
 from hfbatch.store import open_store
 from hfbatch.tally import Snapshot
 
@@ -25,20 +32,22 @@ def run(plan: Plan, *, watch: Callable[[Progress], None] | None = None) -> RunRe
     """Carry the plan out. `watch` is called about twice a second while it runs.
 
     Returns the report of a complete output. Raises HfbatchError otherwise: what is committed stays, and the same
-    call resumes.
+    call resumes. In the main thread, SIGINT and SIGTERM end it so, once what is in the model is committed.
     """
     started = time.time()
+    faults.check()
     check_no_conflict(plan)
     ledger = Ledger(open_store(plan.job.output))
     if plan.complete:
         return _report(plan, ledger, "", "nothing_to_do", started)
-    run_id = new_run_id()
-    ruling = _begin(plan, ledger, run_id)
-    snapshot = _infer(plan, ledger, run_id, watch) if plan.todo else Snapshot()
-    receipts = ledger.receipts(plan.job.generation, (shard.id for shard in plan.shards))
-    _judge(plan, ledger, run_id, receipts, snapshot, started)
-    report = _report(plan, ledger, run_id, "success", started, receipts)
-    ledger.publish(run_id, ruling, receipts, report.model_dump())
+    run_id, stopping = new_run_id(), Stopping(plan.machine.grace_s)
+    with Lease(ledger.store, run_id, plan.job.name) as lease, _result(ledger, run_id), interruptible(stopping):
+        ruling = _begin(plan, ledger, run_id)
+        snapshot = _infer(plan, ruling, lease, stopping, watch)
+        receipts = _reconcile(plan, ledger)
+        _judge(plan, ledger, run_id, receipts, stopping.reason, snapshot, started)
+        report = _report(plan, ledger, run_id, "success", started, receipts)
+        ledger.publish(run_id, ruling, receipts, report.model_dump())
     return report
 
 
@@ -47,38 +56,74 @@ def new_run_id() -> str:
     return time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
 
 
+@contextmanager
+def _result(ledger: Ledger, run_id: str) -> Iterator[None]:
+    """result.json says how the run ended, whatever becomes of the exit code on its way through other programs."""
+    ended: dict[str, Any] = {"run_id": run_id, "outcome": "success", "exit_code": 0}
+    try:
+        yield
+    except BaseException as error:
+        ended |= {"outcome": type(error).__name__, "exit_code": exit_code(error), "message": redact(str(error))}
+        raise
+    finally:
+        ledger.write_run_file(run_id, "result.json", {**ended, "ended": time.time()})
+
+
 def _begin(plan: Plan, ledger: Ledger, run_id: str) -> Agreed:
     """The output is ready for this run: the store can be trusted, the cut is agreed, _SUCCESS is gone."""
     ledger.store.probe()
     about = {"job": plan.job.name, "host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
     details = {"generation": plan.job.generation, "rows": plan.rows, "shards": len(plan.shards), "versions": versions()}
-    ledger.begin(run_id, plan.job.generation, plan.job.identity, {**about, **details})
+    # without `vars`, whose values stand where they are used: they may hold what a URL is signed with
+    spec = redact_all(plan.spec.model_dump(mode="json", exclude={"vars"}))
+    written = {"spec": spec, "model_commit": plan.job.model.commit}
+    ledger.begin(run_id, plan.job.generation, plan.job.identity, {**about, **details, **written})
     ruling = ledger.agree(plan.job.generation, plan.shards, plan.agreed)
     ledger.reopen()
     return ruling
 
 
-def _infer(plan: Plan, ledger: Ledger, run_id: str, watch: Callable[[Progress], None] | None) -> Snapshot:
+def _infer(
+    plan: Plan, ruling: Agreed, lease: Lease, stopping: Stopping, watch: Callable[[Progress], None] | None
+) -> Snapshot:
     """Run what is not committed. Only here Ray is needed, and imported: a run with nothing to do is over at once."""
+    if not plan.todo:
+        return Snapshot()
     from hfbatch.passes import run_passes
 
-    return run_passes(plan, ledger, run_id, watch)
+    return run_passes(plan, ruling, lease, stopping, watch)
+
+
+def _reconcile(plan: Plan, ledger: Ledger) -> list[Receipt]:
+    """The receipts of all shards of the plan that are committed, in the plan's order."""
+    faults.point("before-reconcile")
+    committed = ledger.committed(plan.job.generation)
+    receipts = ledger.receipts(plan.job.generation, (shard.id for shard in plan.shards if shard.id in committed))
+    faults.point("after-reconcile")
+    return receipts
 
 
 def _judge(
-    plan: Plan, ledger: Ledger, run_id: str, receipts: Sequence[Receipt], snapshot: Snapshot, started: float
+    plan: Plan,
+    ledger: Ledger,
+    run_id: str,
+    receipts: Sequence[Receipt],
+    stopped: HfbatchError | None,
+    snapshot: Snapshot,
+    started: float,
 ) -> None:
     """Raise what keeps this run from publishing, with its report written first."""
     left = len(plan.shards) - len(receipts)
     problem = snapshot.fatal
     if problem is None and left:
-        problem = _incomplete(plan, left, snapshot)
+        problem = stopped or _incomplete(plan, left, snapshot)
     if problem is None:
         problem = Budget(plan.job.errors).judge(receipts)
     if problem is None:
         return
-    outcome = "error_budget_exceeded" if isinstance(problem, ErrorBudgetExceeded) else "incomplete"
-    ledger.write_report(run_id, _report(plan, ledger, run_id, outcome, started, receipts).model_dump())
+    outcomes = {ErrorBudgetExceeded: "error_budget_exceeded", Interrupted: "interrupted"}
+    outcome = outcomes.get(type(problem), "incomplete")
+    ledger.write_run_file(run_id, "report.json", _report(plan, ledger, run_id, outcome, started, receipts).model_dump())
     raise problem
 
 

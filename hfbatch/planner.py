@@ -6,7 +6,8 @@ listed with their fingerprints, the output schema is fixed, shards are cut, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,15 +15,17 @@ import pyarrow as pa
 
 from hfbatch import hub
 from hfbatch.binding import bind
-from hfbatch.errors import AccessRefused, Conflict, SpecError
+from hfbatch.errors import Conflict, SpecError
 from hfbatch.files import FileProblem, list_files
 from hfbatch.formats import FileRef, Inspected, inspect, unify
 from hfbatch.job import Job, canonical
-from hfbatch.ledger import Agreed, Ledger
+from hfbatch.ledger import Ledger
 from hfbatch.limit import source_files
-from hfbatch.shards import Limits, Shard, SourceFile, cut, limits_for
+from hfbatch.records import Agreed
+from hfbatch.shards import Basis, Limits, Shard, SourceFile, cut, limits_for
 from hfbatch.spec import JobSpec, Loc, Machine
 from hfbatch.store import open_store
+from hfbatch.trust import check_trust
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,20 @@ class Plan:
 
 
 def make_plan(
-    spec: JobSpec, machine: Machine, *, new_generation: bool = False, trust_remote_code: bool = False
+    spec: JobSpec,
+    machine: Machine,
+    *,
+    new_generation: bool = False,
+    trust_remote_code: bool = False,
+    retry: Collection[str] = (),
+    redo: Collection[str] = (),
 ) -> Plan:
     """Decide everything. Raises SpecError with every problem found, pointing at the key in the job file.
 
-    Reads footers, the model's config and tokenizer, and the state of the output; writes nothing.
+    `retry`, `redo`: committed shards whose failed rows, or all of whose rows, are to be inferred again. Reads footers,
+    the model's config and tokenizer, and the state of the output; writes nothing.
     """
-    _check_trust(spec, trust_remote_code)
+    check_trust(spec, trust_remote_code)
     model = _resolve_model(spec)
     files, schema = _inspect_files(spec)
     job = bind(spec, model, schema)
@@ -69,33 +79,43 @@ def make_plan(
     )
     refs = {file.file.path: FileRef.of(file, job.input_schema) for file in files}
     plan = Plan(spec, machine, job, refs, (), frozenset(), None, False, new_generation)
-    return _with_state(plan, sources, limits)
+    return with_state(plan, sources, limits, retry, redo)
 
 
-def _with_state(plan: Plan, sources: list[SourceFile], limits: Limits) -> Plan:
+def with_state(
+    plan: Plan,
+    sources: Sequence[SourceFile],
+    limits: Limits,
+    retry: Collection[str] = (),
+    redo: Collection[str] = (),
+) -> Plan:
     """The plan against what stands in the output: the cut that rules, what is done, what forbids a run."""
     store = open_store(plan.job.output)
     ledger = Ledger(store)
     agreed = ledger.agreed()
     same = agreed is not None and agreed.generation == plan.job.generation
-    shards = cut(sources, limits, plan.job.where, agreed.shards if agreed and same else ())
-    done = ledger.committed(plan.job.generation) & {shard.id for shard in shards}
-    success = ledger.success() if same and agreed and agreed.shards == shards and len(done) == len(shards) else None
-    complete = success is not None and success["generation"] == plan.job.generation
+    committed, standing = ledger.committed(plan.job.generation), ledger.standing()
+    basis = Basis(
+        number=agreed.number + 1 if agreed else 1,
+        shards=agreed.shards if agreed and same else (),
+        committed=committed,
+        standing=standing,
+        published=ledger.current() is not None,
+        retry=retry,
+        redo=redo,
+    )
+    shards = cut(sources, limits, plan.job.where, basis)
+    ids = {shard.id for shard in shards}
+    whole = agreed is not None and same and agreed.shards == shards and ids <= committed and standing <= ids
+    success = ledger.success() if whole else None
+    complete = agreed is not None and success is not None and success.get("plan") == agreed.number
     conflict = None
     if agreed is not None and not same and not plan.new_generation:
         conflict = _difference(plan.job, ledger.identity(agreed.generation), store.url(""))
     elif foreign := ledger.foreign():
         conflict = f"{store.url(foreign[0])}: not written by hfbatch; move it out of data/ or take another output.path"
-    return replace(plan, shards=shards, done=frozenset(done), agreed=agreed, complete=complete, conflict=conflict)
-
-
-def _check_trust(spec: JobSpec, allowed: bool) -> None:
-    if spec.model.trust_remote_code and not allowed:
-        raise AccessRefused(
-            f"{spec.model.id!r}: model.trust_remote_code runs code from the model's repository on every worker; "
-            "read that code, then add --trust-remote-code to the command"
-        )
+    done = frozenset(committed & ids)
+    return replace(plan, shards=shards, done=done, agreed=agreed, complete=complete, conflict=conflict)
 
 
 def _resolve_model(spec: JobSpec) -> hub.PinnedModel:
@@ -108,7 +128,9 @@ def _resolve_model(spec: JobSpec) -> hub.PinnedModel:
 def _inspect_files(spec: JobSpec) -> tuple[list[Inspected], pa.Schema]:
     """All files of the input with their schemas, and the schema that holds for all of them."""
     try:
-        files = [inspect(file) for file in list_files(spec.input.paths, spec.input.format)]
+        listed = list_files(spec.input.paths, spec.input.format)
+        with ThreadPoolExecutor(max_workers=16) as pool:  # remote footers take a round trip each
+            files = list(pool.map(inspect, listed))
         return files, unify(files)
     except FileProblem as problem:
         loc: Loc = ("input", "path") if isinstance(spec.input.path, str) else ("input", "path", problem.index)

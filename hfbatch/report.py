@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from hfbatch.ledger import Receipt
+from hfbatch.records import Receipt
 
 PACKAGES = ("hfbatch", "torch", "transformers", "tokenizers", "ray", "pyarrow")
 
@@ -52,7 +52,7 @@ class RunReport(BaseModel):
 
     run_id: str
     job: str
-    outcome: Literal["success", "nothing_to_do", "error_budget_exceeded", "incomplete"]
+    outcome: Literal["success", "nothing_to_do", "error_budget_exceeded", "incomplete", "interrupted"]
     output: str
     generation: str
     model_id: str
@@ -90,7 +90,7 @@ def make_report(
     first = min((float(receipt.stats.get("first_s", ended)) for receipt in mine), default=ended)
     last = max((float(receipt.stats.get("last_s", first)) for receipt in mine), default=first)
     active = max(last - first, 1e-9)
-    rows_new = sum(receipt.rows for receipt in mine)
+    rows_new = sum(receipt.rows - receipt.carried for receipt in mine)
     seconds = Seconds(
         start=round(first - started, 3),
         model_load=_sum(mine, "load_s"),

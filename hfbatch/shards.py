@@ -1,9 +1,13 @@
 """Rows of files in, shards out: the rows that are committed together, and so the unit of resume.
 
-A shard's id is a hash of what it holds (file, fingerprint, row range, filter), so resume needs no id column and
-opens no finished file. The cut is agreed once per output (ledger.py): shards that still hold good are kept as they
-are, and only rows that no shard covers are cut anew. So neither another machine file nor new files disturb what is
-committed.
+A shard's id says which plan cut it and, as a hash, what it holds (file, fingerprint, row range, filter), so resume
+needs no id column and opens no finished file. The cut is agreed once per output (ledger.py): shards that still hold
+good are kept as they are, and only rows that no shard covers are cut anew. So neither another machine file nor new
+files disturb what is committed.
+
+An id that a plan dropped never comes back: the same rows get a new id, with the new plan's number. That is what
+makes clean-up safe without locks or clocks: an object whose number is not above the ruling plan's, and which that
+plan does not name, is dead for good, whoever deletes it and whenever.
 """
 
 from __future__ import annotations
@@ -11,8 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from hfbatch.formats import Block
@@ -56,13 +60,24 @@ class Shard:
 
     id: str
     pieces: tuple[Piece, ...]
+    base: str | None = None  # an earlier shard of the same generation, whose results for these rows are carried over
+    retry: bool = False  # except for the rows that failed there
+    staged: bool = False  # its object stands aside until the run publishes: it would double rows of data/
 
     @classmethod
-    def of(cls, pieces: Iterable[Piece], where: str | None) -> Shard:
-        """The shard of these pieces, under the id that their content gives."""
+    def of(
+        cls,
+        pieces: Iterable[Piece],
+        where: str | None,
+        number: int = 1,
+        base: str | None = None,
+        retry: bool = False,
+    ) -> Shard:
+        """The shard of these pieces in plan `number`, under the id that their content gives."""
         pieces = tuple(pieces)
         content = [where, *([p.path, p.fingerprint, p.start, p.stop] for p in pieces)]
-        return cls(hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20], pieces)
+        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        return cls(f"{number:06d}-{digest}", pieces, base, retry)
 
     @property
     def rows(self) -> int:
@@ -78,6 +93,24 @@ class Limits:
     nbytes: int
 
 
+@dataclass(frozen=True)
+class Basis:
+    """What a new cut builds on: the plan that ruled before it, and what has become of its shards."""
+
+    number: int = 1  # of the plan to be made
+    shards: Sequence[Shard] = ()
+    committed: Collection[str] = ()
+    standing: Collection[str] = ()  # ids whose objects readers of data/ see now, of older plans too
+    published: bool = False  # readers count on what stands in data/
+    retry: Collection[str] = ()  # committed shards whose failed rows are to be inferred again
+    redo: Collection[str] = ()  # damaged shards, all of whose rows are
+
+
+def number_of(shard: str) -> int:
+    """The number of the plan that cut the shard with this id."""
+    return int(shard.partition("-")[0])
+
+
 def limits_for(total_rows: int, shard_rows: int, shard_bytes: int, row_bytes: int) -> Limits:
     """Limits for an input of `total_rows`, of which each gives at most `row_bytes` of output."""
     rows = max(FEWEST_ROWS, -(-total_rows // MOST_PARTS))
@@ -85,26 +118,50 @@ def limits_for(total_rows: int, shard_rows: int, shard_bytes: int, row_bytes: in
 
 
 def cut(
-    files: Sequence[SourceFile], limits: Limits, where: str | None = None, previous: Sequence[Shard] = ()
+    files: Sequence[SourceFile], limits: Limits, where: str | None = None, basis: Basis | None = None
 ) -> tuple[Shard, ...]:
-    """Shards that cover each row of `files` exactly once; those of `previous` that still hold good stay.
+    """Shards that cover each row of `files` exactly once; those of `basis` that still hold good stay.
 
-    Large files are cut, along their blocks where blocks are small enough; small files are bundled.
+    Large files are cut, along their blocks where blocks are small enough; small files are bundled. Where a part of a
+    committed shard holds good, that part is a shard that carries its results over.
     """
+    basis = basis or Basis()
     known = {file.path: file for file in files}
-    kept = [shard for shard in previous if all(_holds_good(piece, known) for piece in shard.pieces)]
+    kept = [shard for old in basis.shards for shard in _kept(old, known, where, basis)]
     covered: defaultdict[str, list[Piece]] = defaultdict(list)
     for shard in kept:
         for piece in shard.pieces:
             covered[piece.path].append(piece)
-    fresh = [Shard.of(pieces, where) for pieces in _bundle(files, covered, limits)]
+    new = [Shard.of(pieces, where, basis.number) for pieces in _bundle(files, covered, limits)]
+    shards = kept + new
+    old = {shard.id for shard in basis.shards}
+    aside = basis.published or not {shard.id for shard in shards}.issuperset(basis.standing)
+    shards = [shard if shard.id in old else replace(shard, staged=aside) for shard in shards]
     position = {file.path: index for index, file in enumerate(files)}
-    return tuple(sorted(kept + fresh, key=lambda shard: (position[shard.pieces[0].path], shard.pieces[0].start)))
+    return tuple(sorted(shards, key=lambda shard: (position[shard.pieces[0].path], shard.pieces[0].start)))
 
 
-def _holds_good(piece: Piece, known: dict[str, SourceFile]) -> bool:
+def _kept(shard: Shard, known: Mapping[str, SourceFile], where: str | None, basis: Basis) -> Iterator[Shard]:
+    """What becomes of a shard of the plan before: itself, or one that carries over what still holds good of it."""
+    pieces = [good for piece in shard.pieces if (good := _good_part(piece, known)) is not None]
+    if not pieces or shard.id in basis.redo:
+        return
+    if shard.id in basis.retry:
+        yield Shard.of(pieces, where, basis.number, base=shard.id, retry=True)
+    elif pieces == list(shard.pieces):
+        yield shard
+    elif shard.id in basis.committed:
+        yield Shard.of(pieces, where, basis.number, base=shard.id)
+    elif shard.base is not None:
+        yield Shard.of(pieces, where, basis.number, base=shard.base, retry=shard.retry)
+
+
+def _good_part(piece: Piece, known: Mapping[str, SourceFile]) -> Piece | None:
+    """The rows of `piece` that the file still has."""
     file = known.get(piece.path)
-    return file is not None and file.fingerprint == piece.fingerprint and piece.stop <= file.rows
+    if file is None or file.fingerprint != piece.fingerprint or piece.start >= file.rows:
+        return None
+    return replace(piece, stop=min(piece.stop, file.rows))
 
 
 def _bundle(files: Sequence[SourceFile], covered: dict[str, list[Piece]], limits: Limits) -> Iterator[list[Piece]]:

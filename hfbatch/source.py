@@ -14,11 +14,14 @@ import pyarrow as pa
 import ray.data
 
 from hfbatch import columns as col
+from hfbatch.carry import Pieces, carried_over
 from hfbatch.formats import FileRef, read_rows
 from hfbatch.job import Job
+from hfbatch.ledger import Ledger
 from hfbatch.limit import matches
 from hfbatch.sequences import Array
 from hfbatch.shards import Shard
+from hfbatch.store import open_store
 
 
 def dataset(shards: Sequence[Shard], files: Mapping[str, FileRef]) -> ray.data.Dataset:
@@ -43,20 +46,42 @@ class ReadShard:
             yield self.read(shard, refs)
 
     def read(self, shard: Shard, refs: Sequence[FileRef]) -> pa.Table:
-        """The shard's rows that pass `where`. One without rows gives a single row that stands for it."""
+        """The shard's rows that pass `where`, but those whose results are carried over.
+
+        Where that leaves none, a single row stands for the shard.
+        """
         started = time.perf_counter()
         batches = list(self._batches(shard, refs))
         schema = self.job.input_schema.append(pa.field(col.ROW, pa.int64()))
         table = pa.Table.from_batches(batches, schema=schema)
-        rows = table[col.ROW].to_numpy()
-        stats = {"read_s": time.perf_counter() - started, "read_bytes": table.nbytes}
-        pieces = [(piece.path, piece.start, piece.stop) for piece in shard.pieces]
-        ticket = col.Ticket(shard.id, len(table), col.digest(rows), pieces, stats)
+        numbers = table[col.ROW].to_numpy()
+        pieces = [(piece.path, piece.fingerprint, piece.start, piece.stop) for piece in shard.pieces]
+        known = self._known(shard, pieces)
+        if len(known):
+            table = table.filter(pa.array(~np.isin(numbers, known)))
+        ticket = col.Ticket(
+            shard=shard.id,
+            rows=len(table),
+            digest=col.digest(numbers),
+            pieces=pieces,
+            stats={"read_s": time.perf_counter() - started, "read_bytes": table.nbytes},
+            carried=len(numbers) - len(table),
+            base=shard.base,
+            retry=shard.retry,
+            staged=shard.staged,
+        )
         if not len(table):
             nothing = {entry.name: pa.nulls(1, entry.type) for entry in self.job.input_schema}
             table = pa.table({**nothing, col.ROW: pa.array([col.EMPTY_ROW], pa.int64())}, schema=schema)
         table = table.append_column(col.ERROR, pa.nulls(len(table), pa.string()))
         return ticket.on(table.combine_chunks())
+
+    def _known(self, shard: Shard, pieces: Pieces) -> Array:
+        """Numbers of the rows that need no inference."""
+        if shard.base is None:
+            return np.zeros(0, dtype=np.int64)
+        ledger = Ledger(open_store(self.job.output))
+        return carried_over(ledger, shard.base, self.job.generation, pieces, shard.retry)[0]
 
     def _batches(self, shard: Shard, refs: Sequence[FileRef]) -> Iterator[pa.RecordBatch]:
         names, schema, number = self.job.input_schema.names, self.job.input_schema, 0

@@ -66,9 +66,16 @@ class ModelSpec(Spec):
     attn_implementation: Annotated[
         str | None, Field(description="transformers' attention implementation; null: its default")
     ] = None
-    trust_remote_code: Annotated[
-        bool, Field(description="run code from the model's repository; needs --trust-remote-code and a full commit too")
+    allow_pickle: Annotated[
+        bool, Field(description="load pickled weights where there are no safetensors (torch's weights_only)")
     ] = False
+    trust_remote_code: Annotated[
+        bool,
+        Field(description="run code from the model's repository; needs --trust-remote-code and both full commits too"),
+    ] = False
+    code_revision: Annotated[
+        str | None, Field(description="full commit of that code; the same as revision where it lies beside the model")
+    ] = None
 
 
 InputFormat: TypeAlias = Literal["parquet", "arrow", "jsonl", "csv", "dataset"]
@@ -191,8 +198,26 @@ class Machine(Spec):
         Field(description="longest x sequences of a batch, padding counted; auto: 2,048 on CPU, 16,384 on a GPU"),
     ] = "auto"
     max_batch_rows: Annotated[PositiveInt, Field(description="sequences of a batch at most")] = 1024
+    row_timeout_s: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=1_000_000,
+            allow_inf_nan=False,
+            description="the longest the model may be silent over one batch, in seconds; then its process is replaced "
+            "and the rows are tried one by one; null: no limit",
+        ),
+    ] = 600
     shard_rows: Annotated[PositiveInt, Field(description="rows committed together at most: the unit of resume")] = 16384
     shard_bytes: Annotated[PositiveInt, Field(description="input bytes of a shard at most, uncompressed")] = 67108864
     compile: Annotated[bool, Field(description="torch.compile the model with dynamic shapes")] = False
+    grace_s: Annotated[
+        float,
+        Field(ge=0, allow_inf_nan=False, description="seconds that SIGTERM or Ctrl-C leave for rows in the model"),
+    ] = 25
+    max_runtime: Annotated[
+        PositiveFloat | None,
+        Field(allow_inf_nan=False, description="seconds after which a run ends as after SIGTERM, with exit 4"),
+    ] = None
 
     _origin: Origin = PrivateAttr(default_factory=Origin)

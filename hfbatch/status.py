@@ -1,24 +1,40 @@
-"""What an output folder says of itself: is it complete, how far is it, which runs made it."""
+"""What an output folder says of itself: is it complete, how far is it, which runs made it, which is at work now."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from hfbatch.errors import Problem, SpecError
+from hfbatch.lease import is_alive, read_holder
 from hfbatch.ledger import Ledger
+from hfbatch.records import Agreed
 from hfbatch.store import open_store
+
+
+def known_output(output: str) -> tuple[Ledger, Agreed]:
+    """The ledger of `output` and the plan that rules it. SpecError when no run ever wrote there."""
+    ledger = Ledger(open_store(output))
+    agreed = ledger.agreed()
+    if agreed is None:
+        raise no_output(ledger)
+    return ledger, agreed
+
+
+def no_output(ledger: Ledger) -> SpecError:
+    """The folder is not one of hfbatch's."""
+    problem = Problem("OUTPUT", ledger.store.url(), "holds no output of hfbatch", "name a job's output.path")
+    return SpecError([problem])
 
 
 def read_status(output: str) -> dict[str, Any]:
     """The state of `output` as plain data. SpecError when no run ever wrote there."""
-    ledger = Ledger(open_store(output))
-    agreed = ledger.agreed()
-    if agreed is None:
-        problem = Problem("OUTPUT", ledger.store.url(""), "holds no output of hfbatch", "name a job's output.path")
-        raise SpecError([problem])
+    ledger, agreed = known_output(output)
     success = ledger.success()
     committed = ledger.committed(agreed.generation)
     receipts = ledger.receipts(agreed.generation, sorted(shard.id for shard in agreed.shards if shard.id in committed))
+    live = _live(ledger)
+    at_work = live["run_id"] if live else None
     return {
         "output": ledger.store.url(""),
         "complete": success is not None and success["generation"] == agreed.generation,
@@ -29,13 +45,37 @@ def read_status(output: str) -> dict[str, Any]:
         "rows_planned": sum(shard.rows for shard in agreed.shards),
         "rows_committed": sum(receipt.rows for receipt in receipts),
         "rows_failed": sum(receipt.failed for receipt in receipts),
-        "runs": [_run(ledger, run_id) for run_id in ledger.runs()],
+        "live": live,
+        "runs": [_run(ledger, run_id, at_work) for run_id in ledger.runs()],
     }
 
 
-def _run(ledger: Ledger, run_id: str) -> dict[str, Any]:
-    """A run's start, and its end if it came to one: `outcome` is None while it is at work or when it was killed."""
-    started, ended = ledger.run_file(run_id, "started.json") or {}, ledger.run_file(run_id, "report.json") or {}
-    names = ("outcome", "rows_new", "rows_failed", "rows_per_s", "padding_share")
+def _live(ledger: Ledger) -> dict[str, Any] | None:
+    """The run at work now, with its `progress` as report.Progress has it; None where there is none."""
+    holder = read_holder(ledger.store)
+    if not holder or not is_alive(holder):
+        return None
+    host = str(holder.get("host", "")).partition("/")[0]
+    names = ("run_id", "job", "pid", "started", "renewed")  # the last two: seconds since 1970
+    return {**{name: holder.get(name) for name in names}, "host": host, "progress": holder.get("progress") or None}
+
+
+def _run(ledger: Ledger, run_id: str, at_work: str | None) -> dict[str, Any]:
+    """A run's start and end. `outcome` is as its report has it, the error's name where it came to none, `running`,
+    or `killed` for one that could not say how it ended.
+    """
+    started, report = ledger.run_file(run_id, "started.json") or {}, ledger.run_file(run_id, "report.json") or {}
+    result = ledger.run_file(run_id, "result.json")
+    names = ("rows_new", "rows_failed", "rows_per_s", "padding_share")
     about = {name: started.get(name) for name in ("job", "host", "started")}  # started: seconds since 1970
-    return {"run_id": run_id, **about, **{name: ended.get(name) for name in names}}
+    if result is None:
+        ended = {"outcome": "running" if run_id == at_work else "killed", "exit_code": None}
+    else:
+        ended = {"outcome": _outcome(str(result.get("outcome")), report), "exit_code": result.get("exit_code")}
+    return {"run_id": run_id, **about, **ended, **{name: report.get(name) for name in names}}
+
+
+def _outcome(result: str, report: dict[str, Any]) -> str:
+    if result == "success" or report.get("outcome") in (None, "success"):  # what went wrong came after the report
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", result).lower()
+    return str(report["outcome"])

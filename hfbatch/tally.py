@@ -1,11 +1,39 @@
-"""What workers tell the driver while they run, and how it asks them to stop. Plain Python; Ray makes an actor of it."""
+"""What workers tell the driver while they run, and how it asks them to stop. Plain Python; Ray makes an actor of it.
+
+It outlives the workers, and so knows over which shard one of them died: work on it was entered and never left.
+"""
 
 from __future__ import annotations
 
 import pickle
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from hfbatch.errors import HfbatchError
+
+
+@dataclass
+class Meter:
+    """What one actor has done since it began."""
+
+    rows: int = 0
+    sequences: int = 0
+    batches: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    forward_s: float = 0.0
+    errors: int = 0
+
+    def __add__(self, other: Meter) -> Meter:
+        return Meter(**{name: getattr(self, name) + getattr(other, name) for name in vars(self)})
+
+    def __sub__(self, other: Meter) -> Meter:
+        return Meter(**{name: getattr(self, name) - getattr(other, name) for name in vars(self)})
+
+
+Report: TypeAlias = Callable[[Meter], None] | None
 
 
 @dataclass(frozen=True)
@@ -40,7 +68,36 @@ class Tally:
     """Workers report to it, the driver reads it and asks them to stop through it."""
 
     def __init__(self) -> None:
-        self._snapshot, self._stopped = Snapshot(), False
+        self._snapshot, self._stopped, self._draining = Snapshot(), False, False
+        self._busy = set[str]()  # shards between the model and their commit
+        self._entered: Counter[str] = Counter()  # shard -> how often work on it began that has not ended
+        self._results: dict[str, tuple[int, int]] = {}  # shard -> (rows, errors)
+
+    def enter(self, shard: str) -> int:
+        """A process begins to work on a shard; returns how many have died over it."""
+        self._busy.add(shard)
+        self._entered[shard] += 1
+        return self._entered[shard] - 1
+
+    def leave(self, shard: str, result: tuple[int, int] | None = None) -> None:
+        """Work on a shard is over, whatever came of it. `result`: its rows and errors, counted once however often."""
+        self._entered[shard] = max(0, self._entered[shard] - 1)
+        if result is None:
+            self._busy.discard(shard)
+        else:
+            old = self._results.get(shard, (0, 0))
+            total = self._snapshot.meters.setdefault("shards", {"rows": 0, "errors": 0})
+            total["rows"] += result[0] - old[0]
+            total["errors"] += result[1] - old[1]
+            self._results[shard] = result
+
+    def finish(self, shard: str) -> None:
+        """A shard that left with a result is committed, or could not be."""
+        self._busy.discard(shard)
+
+    def works(self) -> bool:
+        """Whether any row has had a result in this run."""
+        return any(rows > errors for rows, errors in self._results.values())
 
     def update(self, worker: str, meter: dict[str, float]) -> bool:
         """Take a worker's running totals; True: stop."""
@@ -57,13 +114,22 @@ class Tally:
         """Ask all workers to stop at their next batch."""
         self._stopped = True
 
-    def stopped(self) -> bool:
-        """Whether workers are asked to stop."""
-        return self._stopped
+    def stopped(self, step: str = "write") -> bool:
+        """Whether workers are asked to stop, before they begin `step`."""
+        return self._stopped or (self._draining and step != "write")
+
+    def drain(self) -> bool:
+        """Let no new shard into the model. True while shards are on their way from there to their commit."""
+        self._draining = True
+        return bool(self._busy)
 
     def snapshot(self) -> Snapshot:
         """All that was reported."""
         return self._snapshot
+
+
+class DeviceLost(Exception):
+    """No later batch of this process can succeed; another process has to take its place."""
 
 
 class Stopped(Exception):

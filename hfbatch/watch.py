@@ -12,10 +12,12 @@ from typing import Any
 import ray
 
 from hfbatch.budget import Budget
-from hfbatch.errors import ErrorBudgetExceeded
-from hfbatch.ledger import Receipt
+from hfbatch.errors import ErrorBudgetExceeded, Incomplete, Locked
+from hfbatch.lease import Lease
 from hfbatch.planner import Plan
+from hfbatch.records import Receipt
 from hfbatch.report import Progress
+from hfbatch.stopping import Stopping
 from hfbatch.tally import Failure, Snapshot
 
 INTERVAL_S = 0.5
@@ -25,9 +27,16 @@ class Watch:
     """A thread that reads the tally twice a second, shows progress and stops the run when the budget is spent."""
 
     def __init__(
-        self, tally: Any, plan: Plan, done: Sequence[Receipt], show: Callable[[Progress], None] | None
+        self,
+        tally: Any,
+        plan: Plan,
+        done: Sequence[Receipt],
+        lease: Lease,
+        stopping: Stopping,
+        show: Callable[[Progress], None] | None,
     ) -> None:
         self.tally, self.plan, self.show = tally, plan, show
+        self.lease, self.stopping = lease, stopping
         self.budget = Budget(plan.job.errors)
         self.rows_before = sum(receipt.rows for receipt in done)
         self.failed_before = sum(receipt.failed for receipt in done)
@@ -54,15 +63,35 @@ class Watch:
             try:
                 snapshot = self.snapshot()
                 self._judge(snapshot)
+                self._see_to_the_end()
             except ray.exceptions.RayError:
                 return  # the tally is gone, and so is the run
             self._show(snapshot)
 
+    def _see_to_the_end(self) -> None:
+        """Ask for an end where one is due; and once one is asked for, let nothing new begin, and call time."""
+        runtime = self.plan.machine.max_runtime
+        if self.lease.lost:
+            self.stopping.request(
+                Locked(f"{self.plan.job.output}: another run has taken the lease; this one gives way")
+            )
+        elif runtime is not None and time.time() - self.lease.started > runtime:
+            self.stopping.request(Incomplete(f"machine.max_runtime of {runtime:g} s is over; the same command resumes"))
+        if self.stopping.reason is None:
+            return
+        busy = ray.get(self.tally.drain.remote())
+        if self.stopping.overdue or not busy:
+            ray.get(self.tally.stop.remote())
+            self.stopping.end()
+            self._done.set()
+
     def _show(self, snapshot: Snapshot) -> None:
         """A display that fails must not take the error budget, or the run, with it."""
+        progress = self.progress(snapshot)
+        self.lease.progress = progress.model_dump()
         if self.show is not None:
             try:
-                self.show(self.progress(snapshot))
+                self.show(progress)
             except Exception:
                 logging.getLogger(__name__).exception("showing progress failed; the run goes on without it")
                 self.show = None

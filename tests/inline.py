@@ -6,16 +6,20 @@ import pyarrow as pa
 
 from hfbatch import planner
 from hfbatch.columns import ticket_of
+from hfbatch.errors import Conflict, HfbatchError, StorageError
+from hfbatch.ledger import Ledger
 from hfbatch.load import load_job, load_machine
 from hfbatch.model import Predict
 from hfbatch.postprocess import Postprocess
 from hfbatch.preprocess import Preprocess
-from hfbatch.sink import in_order
+from hfbatch.sink import Commit, whole_shard
 from hfbatch.source import ReadShard
+from hfbatch.store import open_store
+from hfbatch.tally import Failure, Snapshot
 
 
-def plan_of(job: dict, **machine) -> planner.Plan:
-    return planner.make_plan(load_job(job), load_machine(machine))
+def plan_of(job: dict, retry=(), redo=(), **machine) -> planner.Plan:
+    return planner.make_plan(load_job(job), load_machine(machine), retry=retry, redo=redo)
 
 
 def blocks_of(plan: planner.Plan) -> list[pa.Table]:
@@ -29,9 +33,27 @@ def run_inline(plan: planner.Plan, *, stage: bool = False) -> pa.Table:
     """All rows of the plan as the sink would commit them. `stage`: preprocess apart from the model."""
     job = plan.job
     preprocess, postprocess = Preprocess(job), Postprocess(job, "run")
+    ledger = Ledger(open_store(job.output))
     predict = Predict(job, plan.machine, 1, None if stage else preprocess)
     tables = []
     for block in blocks_of(plan):
         table = postprocess(predict(preprocess(block) if stage else block))
-        tables.append(in_order(table, ticket_of(table), job.output_schema))
+        tables.append(whole_shard(table, ticket_of(table), job, ledger)[0])
     return pa.concat_tables(tables)
+
+
+def inline_passes(plan, ruling, lease, stopping, show) -> Snapshot:
+    """A drop-in for hfbatch.passes.run_passes: the same stages, shard by shard in this process."""
+    job, snapshot = plan.job, Snapshot()
+    read, predict = ReadShard(job).read, Predict(job, plan.machine, 1, Preprocess(job))
+    postprocess, commit = Postprocess(job, lease.run_id), Commit(job, lease.run_id, ruling.number)
+    for shard in plan.todo:
+        if stopping.reason is not None:
+            break
+        refs = [plan.files[piece.path].part(piece.start, piece.stop) for piece in shard.pieces]
+        try:
+            commit(postprocess(predict(read(shard, refs))))
+        except HfbatchError as error:
+            ours = not isinstance(error, (StorageError, Conflict))
+            snapshot.failures.append(Failure("inline", str(error), "", error, fatal=ours))
+    return snapshot

@@ -30,10 +30,14 @@ def test_the_public_names_are_these():
         "Machine",
         "SpecError",
         "check",
+        "failed_rows",
         "load_job",
         "load_machine",
         "plan",
+        "repair",
+        "retry",
         "run",
+        "verify",
     ]
     assert all(hasattr(hfbatch, name) for name in hfbatch.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+", hfbatch.__version__)
@@ -42,15 +46,23 @@ def test_the_public_names_are_these():
 def test_the_functions_take_these_arguments():
     assert {name: str(inspect.signature(function)) for name, function in FUNCTIONS.items()} == {
         "check": "(job: 'Job', *, on: 'On' = None, vars: 'Mapping[str, str] | None' = None) -> 'JobSpec'",
+        "failed_rows": "(output: 'str', *, code: 'str | None' = None) -> 'Iterator[FailedRow]'",
         "load_job": "(source: 'str | Path | Mapping[str, Any] | JobSpec', *, vars: 'Mapping[str, str] | None' = None, "
         "overrides: 'Mapping[str, str] | None' = None) -> 'JobSpec'",
         "load_machine": "(source: 'str | Path | Mapping[str, Any] | Machine | None', *, "
         "overrides: 'Mapping[str, str] | None' = None) -> 'Machine'",
         "plan": "(job: 'Job', *, on: 'On' = None, vars: 'Mapping[str, str] | None' = None, "
         "new_generation: 'bool' = False, trust_remote_code: 'bool' = False) -> 'Plan'",
+        "repair": "(output: 'str', *, on: 'On' = None, overrides: 'Mapping[str, str] | None' = None, "
+        "trust_remote_code: 'bool' = False, watch: 'Callable[[Progress], None] | None' = None) -> 'RunReport | None'",
+        "retry": "(output: 'str', *, on: 'On' = None, overrides: 'Mapping[str, str] | None' = None, "
+        "trust_remote_code: 'bool' = False, code: 'str | None' = None, "
+        "watch: 'Callable[[Progress], None] | None' = None) -> 'RunReport | None'",
         "run": "(job: 'Job | Plan', *, on: 'On' = None, vars: 'Mapping[str, str] | None' = None, "
         "new_generation: 'bool' = False, trust_remote_code: 'bool' = False, "
-        "watch: 'Callable[[Progress], None] | None' = None) -> 'RunReport'",
+        "watch: 'Callable[[Progress], None] | None' = None, wait: 'bool' = False) -> 'RunReport'",
+        "verify": "(output: 'str', *, rows: 'int' = 0, seed: 'int | None' = None, on: 'On' = None, "
+        "overrides: 'Mapping[str, str] | None' = None, trust_remote_code: 'bool' = False) -> 'Examined'",
     }
 
 
@@ -142,8 +154,10 @@ def test_everything_that_can_be_expected_to_fail_is_one_kind_of_error_with_an_ex
         "ErrorBudgetExceeded": 3,
         "Incomplete": 4,
         "Conflict": 5,
+        "Damage": 6,
         "SystemicError": 70,
         "StorageError": 74,
+        "Locked": 75,
         "AccessRefused": 77,
         "UnsafeStore": 78,
     }

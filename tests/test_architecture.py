@@ -13,17 +13,22 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Later layers may import earlier ones, never the other way round. Modules of one line share a layer.
 LAYERS = [
     "errors",
-    "sequences spec",
+    "sequences spec faults stopping",
     "tasks.base batch",
-    "tasks.text store_errors schemas layout",
+    "tasks.text store_errors schemas layout results precision watchdog",
     "tasks access",
-    "explain schema files store store_remote text arrowipc hub_errors where_syntax",
+    "explain schema files disk store store_remote text arrowipc place hub_errors where_syntax trust weights download",
     "where formats hub draft",
     "job load shards",
-    "limit binding columns ledger",
-    "planner preprocess postprocess report tally budget",
-    "source model sink cluster status",
-    "watch",
+    "records",
+    "limit binding columns ledger lease",
+    "carry",
+    "planner preprocess postprocess report tally budget verdict",
+    "source model sink cluster status objects",
+    "failed examine garbage turn",
+    "again",
+    "recheck",
+    "watch isolation",
     "passes",
     "pipeline",
     "__init__",
@@ -83,7 +88,11 @@ def test_heavy_imports_and_output_stay_in_their_rooms(path):
     module, roots = module_of(path), {name.split(".")[0] for name, _ in imports(path)}
     top = {name.split(".")[0] for name, top_level in imports(path) if top_level}
     assert "ray" not in roots or module in {"source", "cluster", "watch", "passes"}
-    assert "torch" not in roots or module in {"model", "layout"} or (module.startswith("tasks.") and "torch" not in top)
+    assert (
+        "torch" not in roots
+        or module in {"model", "layout", "precision", "results"}
+        or (module.startswith("tasks.") and "torch" not in top)
+    )
     assert "yaml" not in roots or module == "load"
     assert "transformers" not in top
     if not module.startswith("cli"):
@@ -109,7 +118,7 @@ def test_files_functions_and_parameter_lists_stay_small(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno <= 50, node.name
-            is_command = module_of(path) == "cli"  # a command's parameters are its options
+            is_command = module_of(path) in {"cli.jobs", "cli.outputs"}  # a command's parameters are its options
             assert is_command or len(node.args.args) + len(node.args.kwonlyargs) <= 7, node.name
 
 

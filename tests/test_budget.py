@@ -2,7 +2,7 @@ import pytest
 
 from hfbatch.budget import JUDGED_FROM, Budget
 from hfbatch.errors import ErrorBudgetExceeded
-from hfbatch.ledger import Receipt
+from hfbatch.records import Receipt
 from hfbatch.spec import ErrorsSpec
 
 

@@ -14,7 +14,10 @@ from hfbatch.errors import Interrupted
 from tests.console import assert_tidy, command_in_this_process, in_a_process, kinds_of_errors, on_a_terminal
 from tests.models import sentences
 
-COMMANDS = ["run", "plan", "check", "tasks", "init", "schema", "status"]
+COMMANDS = [
+    *("run", "plan", "check", "tasks", "init", "schema"),
+    *("status", "errors", "retry", "verify", "repair", "gc"),
+]
 MISTAKES = """\
 task: text-clasification
 model:
@@ -62,7 +65,9 @@ def test_help_shows_each_example_on_a_line_of_its_own(hfbatch, command):
 def test_help_names_every_command_and_every_exit_code(hfbatch):
     code, out, _ = hfbatch("--help")
     assert code == 0
-    assert re.findall(r"^  (\w+)  ", out[out.index("Commands:") : out.index("Start here")], re.MULTILINE) == COMMANDS
+    commands = out[out.index("Commands:") : out.index("Start here")]
+    assert re.findall(r"^  (\w+)  ", commands, re.MULTILINE) == COMMANDS
+    assert "..." not in commands
     listed = {int(number) for number in re.findall(r"\b\d{1,3}\b", out[out.index("Exit codes") :])}
     assert listed == {0, 130, 143} | {kind.exit_code for kind in kinds_of_errors() if kind is not Interrupted}
     assert_tidy(out)

@@ -8,7 +8,8 @@ from hfbatch import columns as col
 from hfbatch.errors import RowError
 from hfbatch.sequences import Ragged, Sequences
 
-TICKET = col.Ticket("s", 6, "digest", [("a.parquet", 100, 103), ("b.parquet", 0, 1), ("a.parquet", 0, 2)])
+PIECES = [("a.parquet", "v", 100, 103), ("b.parquet", "v", 0, 1), ("a.parquet", "w", 0, 2)]
+TICKET = col.Ticket("s", 6, "digest", PIECES)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from hfbatch import cli
+from hfbatch.cli import root
 from hfbatch.errors import Interrupted, Problem, SpecError
 from tests.console import command_in_this_process, kinds_of_errors, start
 
@@ -26,7 +26,7 @@ def failing(monkeypatch):
         def load(*_args, **_options):
             raise error
 
-        monkeypatch.setattr(cli, "load_job", load)
+        monkeypatch.setattr(root, "load_job", load)
 
     return arrange
 
@@ -38,6 +38,8 @@ def failing(monkeypatch):
         (["run"], "Missing argument 'JOB'"),
         (["run", "job.yaml", "--nope"], "No such option: --nope"),
         (["run", "job.yaml", "--head", "-1"], "--head"),
+        (["errors", "out", "--limit", "-1"], "--limit"),
+        (["verify", "out", "--seed", "x"], "--seed"),
         (["status", "a", "b"], "unexpected extra argument"),
     ],
 )

@@ -1,17 +1,19 @@
 import threading
+from dataclasses import replace
 
 import pytest
 
-from hfbatch.errors import Conflict
-from hfbatch.ledger import Agreed, Ledger, Receipt, data_name
+from hfbatch.errors import Conflict, Damage
+from hfbatch.ledger import Ledger
+from hfbatch.records import Agreed, Receipt, data_name, staged_name
 from hfbatch.shards import Piece, Shard
 from hfbatch.store import open_store
 
 ONE, TWO = "1" * 64, "2" * 64
 
 
-def shard(name, fingerprint="v"):
-    return Shard.of([Piece(name, fingerprint, 0, 10)], None)
+def shard(name, fingerprint="v", number=1):
+    return Shard.of([Piece(name, fingerprint, 0, 10)], None, number)
 
 
 def receipt(shard, generation=ONE, sha256="a"):
@@ -25,7 +27,7 @@ def ledger(tmp_path):
 
 def commit(ledger, shard, generation=ONE):
     made = receipt(shard, generation)
-    ledger.store.put_if_absent(made.data, b"abc")
+    ledger.store.put_if_absent(staged_name(made.data) if shard.staged else made.data, b"abc")
     return ledger.commit(made)
 
 
@@ -89,22 +91,74 @@ def test_a_record_of_an_object_that_is_gone_gives_way_to_the_one_that_is_there(l
 
 
 def test_publishing_leaves_exactly_the_plans_objects_and_then_says_success(ledger):
-    old, kept, new = shard("a", "old"), shard("b"), shard("a", "new")
+    old, kept = shard("a", "old"), shard("b")
     first = ledger.agree(ONE, [old, kept], None)
     receipts = [commit(ledger, old), commit(ledger, kept)]
     ledger.publish("run1", first, receipts, {"outcome": "success"})
     assert ledger.success()["run_id"] == "run1"
 
+    new = replace(shard("a", "new", number=2), staged=True)
     second = ledger.agree(ONE, [new, kept], first)
     ledger.reopen()
     assert ledger.success() is None
-    ledger.publish("run2", second, [commit(ledger, new), receipts[1]], {"outcome": "success"})
+    receipts = [commit(ledger, new), receipts[1]]
+    assert set(ledger.store.list("data")) == {data_name(old.id, ONE), data_name(kept.id, ONE)}, "yesterday's, untouched"
+    assert ledger.committed(ONE) == {old.id, new.id, kept.id}
+    ledger.publish("run2", second, receipts, {"outcome": "success"})
     assert set(ledger.store.list("data")) == {data_name(new.id, ONE), data_name(kept.id, ONE)}
+    assert ledger.store.list("_hfbatch/staged") == []
     assert ledger.committed(ONE) == {new.id, kept.id}
     manifest = ledger.run_file("run2", "manifest.json")
     assert [entry["shard"] for entry in manifest["objects"]] == [new.id, kept.id]
     assert (manifest["rows"], manifest["plan"]) == (20, 2)
-    assert ledger.success() == {"run_id": "run2", "generation": ONE, "manifest": "_hfbatch/runs/run2/manifest.json"}
+    pointer = {"run_id": "run2", "generation": ONE, "plan": 2, "manifest": "_hfbatch/runs/run2/manifest.json"}
+    assert ledger.success() == ledger.current() == pointer
+
+
+def test_a_late_clean_up_takes_nothing_of_a_newer_plan(ledger, monkeypatch):
+    """The run of plan 1 falls asleep before it clears data/, plan 2 comes and publishes, then plan 1 wakes up."""
+    first = ledger.agree(ONE, [shard("a")], None)
+    receipts = [commit(ledger, shard("a"))]
+    slept = []
+
+    def overtake(name):
+        if name == "before-swap" and not slept:
+            slept.append(name)
+            later = Ledger(ledger.store)
+            second = later.agree(ONE, [shard("a", "new", number=2)], first)
+            later.publish("run2", second, [commit(later, shard("a", "new", number=2))], {})
+
+    monkeypatch.setattr("hfbatch.ledger.point", overtake)
+    with pytest.raises(Conflict, match="another run has taken over"):
+        ledger.publish("run1", first, receipts, {})
+    assert ledger.store.list("data") == [data_name(shard("a", "new", number=2).id, ONE)]
+    assert ledger.success()["run_id"] == ledger.current()["run_id"] == "run2"
+
+
+def test_nothing_is_published_over_an_object_that_vanished(ledger):
+    plan = ledger.agree(ONE, [shard("a")], None)
+    receipts = [commit(ledger, shard("a"))]
+    ledger.store.delete([receipts[0].data])
+    with pytest.raises(Damage, match="1 committed objects have vanished"):
+        ledger.publish("run1", plan, receipts, {})
+    assert ledger.success() is None
+
+
+@pytest.mark.parametrize("edit", [b'"rows": 10', b'"sha256": "a"'])
+def test_an_edited_record_is_damage_that_names_its_place(ledger, edit):
+    commit(ledger, shard("a"))
+    (name,) = ledger.store.list("_hfbatch/commits")
+    ledger.store.put(name, ledger.store.get(name).replace(edit, edit.replace(b"10", b"11").replace(b'"a"', b'"b"')))
+    with pytest.raises(Damage, match=f"{shard('a').id}.json: was changed after it was written"):
+        ledger.receipts(ONE, [shard("a").id])
+
+
+def test_a_torn_plan_is_damage(ledger):
+    ledger.agree(ONE, [shard("a")], None)
+    (name,) = ledger.store.list("_hfbatch/plans")
+    ledger.store.put(name, ledger.store.get(name)[:30])
+    with pytest.raises(Damage, match="is not readable as JSON"):
+        ledger.agreed()
 
 
 def test_a_run_that_was_overtaken_does_not_publish(ledger):

@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,10 +15,12 @@ from hypothesis import strategies as st
 
 from hfbatch import columns as col
 from hfbatch.batch import pack_by_length, padded_tokens
-from hfbatch.errors import SpecError
-from hfbatch.model import CPU_BATCH_TOKENS, Predict, to_numpy
+from hfbatch.errors import SpecError, SystemicError
+from hfbatch.model import CPU_BATCH_TOKENS, Predict
 from hfbatch.preprocess import Preprocess
+from hfbatch.results import Results, to_numpy
 from hfbatch.sequences import Ragged, Sequences
+from hfbatch.tally import DeviceLost
 from hfbatch.tasks.base import Flat
 from tests.inline import blocks_of, plan_of
 from tests.models import sentences
@@ -176,7 +179,205 @@ def test_a_result_that_is_not_finite_is_an_error_for_its_row_only(make_plan, val
         assert np.allclose(outputs.ragged(name).values, expected.ragged(name).values, atol=1e-5)
     else:
         assert np.allclose(outputs.dense(name), expected.dense(name), atol=1e-5)
-    assert len(predict.model.tried) == 1, "a result of the others is not thrown away"
+    assert predict.model.tried[0] == (5, 6)
+    assert sorted(predict.model.tried[1:]) == [(1, 3), (1, 4)], "once more, alone; the others' results stay"
+
+
+class Overflowing(Faulty):
+    """Not finite for the token `poisons` unless it runs in float32."""
+
+    exact_batches = 0
+
+    def forward(self, input_ids, **inputs):
+        exact, poisons = self.model.dtype == torch.float32, self.poisons
+        self.exact_batches += exact
+        self.poisons = -1 if exact else poisons
+        try:
+            return super().forward(input_ids, **inputs)
+        finally:
+            self.poisons = poisons
+
+
+def half_precision(plan, cls=Overflowing, **how):
+    predict = Predict(plan.job, plan.machine, 1)
+    predict.model.bfloat16()
+    predict.model.register_buffer("exact", torch.tensor([1 / 3]))  # float32 among bfloat16
+    predict.model = cls(predict.model, **how)
+    return predict
+
+
+def test_what_overflows_in_half_precision_is_tried_once_in_float32_and_the_weights_are_the_same_after(make_plan):
+    predict = half_precision(make_plan(max_batch_tokens=40))
+    predict.model.poisons = token(predict, "x")
+    before = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in predict.model.state_dict().items()}
+    texts = ["good", "x bad", "the film was good", "x", "bad film", "x film good", "x good"]
+    outputs, errors = predict.predict(sequences_of(predict, texts))
+    assert errors == {}
+    assert outputs.row.tolist() == list(range(7))
+    rounded = Predict(make_plan().job, make_plan().machine, 1)
+    rounded.model.bfloat16().float()
+    exact = rounded.predict(sequences_of(rounded, texts))[0].dense("logits")
+    again = [1, 3, 5, 6]
+    assert np.allclose(outputs.dense("logits")[again], exact[again], atol=1e-5), "these went through float32"
+    assert not np.allclose(outputs.dense("logits")[[0, 2, 4]], exact[[0, 2, 4]], atol=1e-5), "and these did not"
+    after = predict.model.state_dict()
+    assert {name: tensor.data_ptr() for name, tensor in after.items()} == {name: at for name, (at, _) in before.items()}
+    assert all(
+        torch.equal(after[name], tensor) and after[name].dtype == tensor.dtype for name, (_, tensor) in before.items()
+    )
+    assert {tensor.dtype for tensor in after.values() if tensor.is_floating_point()} == {torch.bfloat16, torch.float32}
+    retried = predict.model.tried[-predict.model.exact_batches :]
+    assert sum(rows for rows, _ in retried) == 4
+    assert max(math.prod(shape) for shape in retried) <= 20, "float32 takes twice the memory"
+
+
+@pytest.mark.parametrize("failing", ["the cast", "the batch", "nothing, but it is not finite again"])
+def test_a_row_that_float32_does_not_help_keeps_its_error(make_plan, monkeypatch, failing):
+    predict = half_precision(make_plan(), Faulty if "nothing" in failing else Overflowing)
+    predict.model.poisons = token(predict, "x")
+    at = [tensor.data_ptr() for tensor in predict.model.parameters()]
+    cast, forward = torch.Tensor.float, predict._forward
+
+    def no_room_for_the_head(tensor):
+        if tensor.shape == predict.model.model.classifier.weight.shape:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return cast(tensor)
+
+    def no_room_for_the_batch(batch, model):
+        if model.model.dtype == torch.float32:
+            raise MemoryError
+        return forward(batch, model)
+
+    if failing == "the cast":
+        monkeypatch.setattr(torch.Tensor, "float", no_room_for_the_head)
+    if failing == "the batch":
+        monkeypatch.setattr(predict, "_forward", no_room_for_the_batch)
+    outputs, errors = predict.predict(sequences_of(predict, ["good", "x", "bad film"]))
+    assert {row: error.code for row, error in errors.items()} == {1: "non_finite"}
+    assert outputs.row.tolist() == [0, 2]
+    assert [tensor.data_ptr() for tensor in predict.model.parameters()] == at
+    assert predict.model.model.dtype == torch.bfloat16
+    assert predict.budget == CPU_BATCH_TOKENS or predict.device.type == "cuda"
+
+
+@pytest.mark.parametrize("rows", [2, 20, 64])
+@pytest.mark.parametrize("bad", [0, -1])
+def test_an_exception_costs_two_batches_for_each_time_that_the_rows_can_be_halved(make_plan, rows, bad):
+    """However the lengths are spread: half of the tokens of these would be one row, again and again."""
+    predict, results = faulty(make_plan(max_batch_tokens=10**9)), Results()
+    texts = ["good"] * rows
+    texts[bad] = "x"
+    predict.model.raises = token(predict, "x")
+    predict._run(sequences_of(predict, texts), np.arange(rows), 2 ** np.arange(rows)[::-1].clip(max=20), results)
+    assert list(results.errors) == [bad % rows]
+    assert sum(len(done) for done in results.done) == rows - 1
+    assert len(predict.model.tried) <= 1 + 2 * math.ceil(math.log2(rows))
+
+
+def test_a_lost_device_is_no_rows_fault(make_plan):
+    predict = faulty(make_plan())
+    predict.model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(DeviceLost("device-side assert")))
+    with pytest.raises(DeviceLost, match="device-side assert"):
+        predict.predict(sequences_of(predict, ["good", "bad"]))
+
+
+class Refusing(torch.nn.Module):
+    """A model that cannot run at all; its message holds a number that changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, **inputs):
+        self.calls += 1
+        raise TypeError(f"forward() got an unexpected keyword argument at 0x{self.calls}")
+
+
+def block_for(texts, make_plan, **machine):
+    plan = make_plan(texts=texts, **machine)
+    [block] = blocks_of(plan)
+    return Predict(plan.job, plan.machine, 1, Preprocess(plan.job)), block
+
+
+def test_a_failure_common_to_the_first_rows_stops_early_and_says_what_and_where(make_plan):
+    predict, block = block_for(sentences(1000), make_plan)
+    predict.model = Refusing()
+    with pytest.raises(SystemicError) as info:
+        predict(block)
+    assert "100 of the first 100 rows failed alike" in str(info.value)
+    assert "forward_failed: TypeError: forward() got an unexpected keyword argument at 0x" in str(info.value)
+    assert "in.parquet row 0)" in str(info.value)
+    assert "Nothing of this is committed" in str(info.value)
+    assert predict.model.calls < 200, "the other 900 rows were not bisected"
+
+
+def test_a_failure_common_to_the_first_rows_in_preprocess_stops_before_the_others_are_tried(make_plan, monkeypatch):
+    predict, block = block_for([None, *sentences(1000)], make_plan)
+    calls = []
+
+    def refuse(self, rows):
+        calls.append(len(rows))
+        raise KeyError("vocabulary")
+
+    monkeypatch.setattr(type(predict.task), "preprocess", refuse)
+    with pytest.raises(SystemicError, match=r"99 of the first 99 rows .* preprocess_failed: KeyError.*parquet row 1\)"):
+        predict(block)
+    assert len(calls) < 200
+
+
+def test_a_preprocess_stage_is_judged_by_the_errors_it_left_in_the_block(make_plan, monkeypatch):
+    plan = make_plan(texts=sentences(20))
+    [block] = blocks_of(plan)
+    predict = Predict(plan.job, plan.machine, 1)
+    monkeypatch.setattr(type(predict.task), "preprocess", lambda self, rows: 1 / 0)
+    with pytest.raises(SystemicError, match=r"20 of the first 20 rows failed alike.*ZeroDivisionError"):
+        predict(Preprocess(plan.job)(block))
+
+
+@pytest.mark.parametrize(
+    ("texts", "word"),
+    [
+        (["good x"] * 8 + sentences(12), "raises"),
+        (["good x"] * 9, "raises"),
+        ([*sentences(100), *["good x"] * 900], "raises"),
+        (["good x " * 20] * 100 + sentences(100, longest=30), "most"),
+    ],
+    ids=["too few fail", "too few rows", "the first rows are fine", "out of memory is about length"],
+)
+def test_bad_data_is_not_taken_for_a_bug(make_plan, texts, word):
+    predict, block = block_for(texts, make_plan)
+    predict.model = Faulty(predict.model)
+    setattr(predict.model, word, token(predict, "x") if word == "raises" else 41)
+    made = predict(block)
+    bad = ["x" in text.split() for text in texts]
+    assert [error is not None for error in made[col.ERROR].to_pylist()] == bad
+
+
+def test_the_first_rows_are_judged_once_and_by_a_process_that_must_show_it_works(make_plan):
+    texts = ["good x"] * 50
+    predict, block = block_for(texts, make_plan)
+    predict.model, predict.unproven = Faulty(predict.model, raises=token(predict, "x")), False
+    assert predict(block)[col.ERROR].null_count == 0
+    predict.unproven = True
+    with pytest.raises(SystemicError):
+        predict(block)
+    predict.model.raises = -1
+    predict(block)
+    predict.model.raises = token(predict, "x")
+    assert predict(block)[col.ERROR].null_count == 0
+    predict.unproven = True
+    again = replace(col.ticket_of(block), base="earlier").on(block)
+    assert predict(again)[col.ERROR].null_count == 0, "rows that failed before are no sample"
+
+
+def test_a_row_with_many_failing_sequences_is_one_row_of_the_sample(make_plan):
+    predict = faulty(make_plan())
+    predict.model.raises = token(predict, "x")
+    made = sequences_of(predict, ["x"] * 150 + ["good"] * 20)
+    sequences = Sequences(np.concatenate([np.zeros(150, dtype=np.int64), np.arange(1, 21)]), made.columns)
+    outputs, errors = predict.predict(sequences)
+    assert list(errors) == [0]
+    assert outputs.row.tolist() == list(range(1, 21))
 
 
 @pytest.mark.parametrize("fault", ["raises", "poisons"])

@@ -35,7 +35,7 @@ def commit(plan, shards=None):
     ruling = ledger.agree(plan.job.generation, plan.shards, plan.agreed)
     predict, postprocess = Predict(plan.job, plan.machine, 1, Preprocess(plan.job)), Postprocess(plan.job, "run1")
     for block in blocks_of(plan)[:shards]:
-        Commit(plan.job, "run1")(postprocess(predict(block)))
+        Commit(plan.job, "run1", 1)(postprocess(predict(block)))
     if shards is None:
         receipts = ledger.receipts(plan.job.generation, [shard.id for shard in plan.shards])
         ledger.publish("run1", ruling, receipts, {})

@@ -9,10 +9,12 @@ import pytest
 
 from hfbatch import columns as col
 from hfbatch.errors import RowError
+from hfbatch.ledger import Ledger
 from hfbatch.model import Predict
 from hfbatch.postprocess import Postprocess
 from hfbatch.preprocess import Preprocess
-from hfbatch.sink import in_order
+from hfbatch.sink import whole_shard
+from hfbatch.store import open_store
 from tests.inline import blocks_of, plan_of, run_inline
 from tests.models import bert, sentences
 
@@ -55,7 +57,8 @@ def test_a_block_of_which_every_row_failed_has_nulls_errors_and_lineage(predicte
     assert made["error"].to_pylist() == ["null_input: text is null"] * len(texts)
     assert made["label"].null_count == made["score"].null_count == made["truncated"].null_count == len(texts)
     assert made["run_id"].to_pylist() == ["run"] * len(texts)
-    assert in_order(made, col.ticket_of(made), job.output_schema).schema.equals(job.output_schema)
+    rows, _ = whole_shard(made, col.ticket_of(made), job, Ledger(open_store(job.output)))
+    assert rows.schema.equals(job.output_schema)
 
 
 def test_rows_that_failed_in_the_model_leave_every_other_row_its_own_values(tmp_path, write_parquet, job_for):
@@ -144,7 +147,8 @@ def test_a_shard_without_rows_stays_one_row_that_the_sink_takes_away(classifier,
     made = Postprocess(plan.job, "run")(predict(block))
     assert (len(made), made["error"].to_pylist()) == (1, [None])
     assert (predict.meter.rows, predict.meter.errors) == (0, 0), "it is no row, and nothing failed"
-    assert len(in_order(made, col.ticket_of(made), plan.job.output_schema)) == 0
+    rows, _ = whole_shard(made, col.ticket_of(made), plan.job, Ledger(open_store(plan.job.output)))
+    assert len(rows) == 0
 
 
 def kept_table():

@@ -9,17 +9,17 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from hfbatch.columns import ticket_of
 from hfbatch.ledger import Ledger
 from hfbatch.model import Predict
 from hfbatch.postprocess import Postprocess
 from hfbatch.preprocess import Preprocess
-from hfbatch.sink import in_order, write_shard
+from hfbatch.sink import Commit
 from hfbatch.source import ReadShard
 from hfbatch.store import open_store
 from tests.inline import plan_of
 from tests.models import sentences
 
+RUN = "20261120T020000-abcdef"
 LINEAGE = ["model_id", "model_revision", "parameters", "run_id"]
 
 
@@ -38,13 +38,11 @@ def written(encoder, tmp_path_factory):
     }
     plan = plan_of(job, shard_rows=100)
     read, predict = ReadShard(plan.job), Predict(plan.job, plan.machine, 1, Preprocess(plan.job))
-    postprocess = Postprocess(plan.job, "20261120T020000-abcdef")
+    Ledger(open_store(plan.job.output)).agree(plan.job.generation, plan.shards, None)
+    postprocess, commit = Postprocess(plan.job, RUN), Commit(plan.job, RUN, 1)
     for shard in plan.shards:
         refs = [plan.files[piece.path].part(piece.start, piece.stop) for piece in shard.pieces]
-        table = postprocess(predict(read.read(shard, refs)))
-        ticket = ticket_of(table)
-        rows = in_order(table, ticket, plan.job.output_schema)
-        write_shard(rows, ticket, plan.job, "20261120T020000-abcdef", 0.0)
+        commit(postprocess(predict(read.read(shard, refs))))
     return plan, folder / "out"
 
 
@@ -54,7 +52,7 @@ def check_lineage(plan, rows):
     assert sorted(row["id"] for row in rows) == list(range(300))
     assert {row["model_id"] for row in rows} == {plan.job.model.id}
     assert {row["model_revision"] for row in rows} == {plan.job.model.commit}
-    assert {row["run_id"] for row in rows} == {"20261120T020000-abcdef"}
+    assert {row["run_id"] for row in rows} == {RUN}
     logged = {row["parameters"] for row in rows}
     assert len(logged) == 1
     parameters = json.loads(logged.pop())

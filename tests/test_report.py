@@ -3,7 +3,7 @@ import platform
 
 import pytest
 
-from hfbatch.ledger import Receipt
+from hfbatch.records import Receipt
 from hfbatch.report import PACKAGES, RunReport, make_report, versions
 
 ABOUT = {

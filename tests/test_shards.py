@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfbatch.formats import Block
-from hfbatch.shards import Limits, Piece, Shard, SourceFile, cut, limits_for
+from hfbatch.shards import Basis, Limits, Piece, Shard, SourceFile, cut, limits_for, number_of
 
 blocks = st.lists(st.builds(Block, st.integers(0, 60), st.integers(0, 4000)), max_size=5)
 
@@ -28,19 +28,70 @@ def test_every_row_is_in_exactly_one_shard_within_the_limits(content, rows, nbyt
     assert cut(files, Limits(rows, nbytes)) == shards
 
 
-@given(st.lists(blocks, min_size=1, max_size=6), st.integers(1, 100), st.integers(1, 100), st.integers(0, 5))
-def test_another_limit_or_a_changed_file_leaves_good_shards_as_they_are(content, rows, other_rows, changed):
-    """Only rows that no good shard covers are cut anew, and again each row is in exactly one."""
+@given(st.lists(blocks, min_size=1, max_size=6), st.integers(1, 100), st.integers(1, 100), st.integers(0, 5), st.data())
+def test_another_limit_or_a_changed_file_leaves_good_rows_as_they_are(content, rows, other_rows, changed, data):
+    """Each row is again in exactly one shard, and what held good of a committed one is kept or carried over."""
     files = files_of(content)
     before = cut(files, Limits(rows, 10**9))
-    assert cut(files, Limits(other_rows, 10**9), previous=before) == before
+    assert cut(files, Limits(other_rows, 10**9), basis=Basis(2, before)) == before
+    committed = {shard.id for shard in before if data.draw(st.booleans())}
     changed %= len(files)
     now = [SourceFile(f.path, "new" if i == changed else f.fingerprint, f.blocks) for i, f in enumerate(files)]
     now.append(SourceFile("zz", "v", (Block(30, 100),)))
-    after = cut(now, Limits(other_rows, 10**9), previous=before)
+    after = cut(now, Limits(other_rows, 10**9), basis=Basis(2, before, committed, standing=committed))
     assert rows_of(after) == all_rows(now)
     untouched = {s for s in before if all(piece.path != files[changed].path for piece in s.pieces)}
     assert untouched <= set(after)
+    old = {shard.id: rows_of([shard]) for shard in before}
+    for shard in after:
+        assert shard.base is None or set(rows_of([shard])) < set(old[shard.base])
+    inferred = rows_of(shard for shard in after if shard.base is None and shard.id not in committed)
+    known = {row for id in committed for row in old[id]}
+    assert known.isdisjoint(inferred)
+    dropped = committed - {shard.id for shard in after}
+    assert all(shard.staged == bool(dropped) for shard in after if shard not in before)
+
+
+def one(name="a", rows=10, version="v"):
+    return SourceFile(name, version, (Block(rows, 10),))
+
+
+def test_rows_that_come_back_get_a_new_id_so_that_what_is_dead_stays_dead():
+    first = cut([one("a"), one("b", 2000)], Limits(100, 10**9))
+    second = cut([one("b", 2000)], Limits(100, 10**9), basis=Basis(2, first))
+    third = cut([one("a"), one("b", 2000)], Limits(100, 10**9), basis=Basis(3, second))
+    again = {s.id for s in third} - {s.id for s in second}
+    assert again.isdisjoint(s.id for s in first)
+    assert {number_of(id) for id in again} == {3}
+
+
+def test_shards_are_made_again_or_retried_on_request():
+    first = cut([one("a", 60), one("b", 60), one("c", 60)], Limits(100, 10**9))
+    a, b, c = (shard.id for shard in first)
+    after = cut(
+        [one("a", 60), one("b", 60), one("c", 60)],
+        Limits(100, 10**9),
+        basis=Basis(2, first, committed={a, b, c}, standing={a, b, c}, retry={a}, redo={b}),
+    )
+    assert [(s.base, s.retry, s.staged) for s in after] == [(a, True, True), (None, False, True), (None, False, False)]
+    assert after[2] == first[2]
+
+
+def test_what_a_part_of_an_uncommitted_shard_carried_over_is_carried_on():
+    files = [one("a"), one("b"), one("c")]
+    first = cut(files, Limits(100, 10**9))
+    files[0] = one("a", version="w")
+    second = cut(files, Limits(100, 10**9), basis=Basis(2, first, committed={first[0].id}))
+    files[1] = one("b", version="w")
+    third = cut(files, Limits(100, 10**9), basis=Basis(3, second))
+    (rest,) = (shard for shard in third if shard.base)
+    assert ([piece.path for piece in rest.pieces], rest.base) == (["c"], first[0].id)
+
+
+def test_a_lower_limit_on_rows_carries_over_what_stays():
+    first = cut([one("a", 60)], Limits(100, 10**9))
+    (shard,) = cut([one("a", 40)], Limits(100, 10**9), basis=Basis(2, first, committed={first[0].id}))
+    assert (shard.base, shard.rows) == (first[0].id, 40)
 
 
 def test_small_files_share_a_shard_and_a_large_one_is_cut_along_its_row_groups():

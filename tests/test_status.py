@@ -2,15 +2,18 @@
 
 import pytest
 
-from hfbatch.cli import show
+from hfbatch.cli import states
 from hfbatch.errors import SpecError
-from hfbatch.ledger import Ledger, Receipt, data_name
+from hfbatch.lease import Lease
+from hfbatch.ledger import Ledger
+from hfbatch.records import Receipt, data_name
 from hfbatch.shards import Piece, Shard
 from hfbatch.status import read_status
 from hfbatch.store import open_store
 
 GENERATION = "0123456789abcdef" * 4
-SHARDS = tuple(Shard(str(i) * 20, (Piece("in/a.parquet", "f", i * 100, i * 100 + 100),)) for i in range(3))
+SHARDS = tuple(Shard.of([Piece("in/a.parquet", "f", i * 100, i * 100 + 100)], None) for i in range(3))
+RUN = "20261121T000000-aaaaaa"
 REPORT = {"outcome": "success", "rows_new": 300, "rows_failed": 2, "rows_per_s": 1234.56, "padding_share": 0.0532}
 
 
@@ -18,9 +21,7 @@ REPORT = {"outcome": "success", "rows_new": 300, "rows_failed": 2, "rows_per_s":
 def output(tmp_path):
     """A ledger on which a run has begun."""
     ledger = Ledger(open_store(str(tmp_path / "out")))
-    ledger.begin(
-        "20261121T000000-aaaaaa", GENERATION, {"task": "fill-mask", "model_commit": "c" * 40}, {"host": "here"}
-    )
+    ledger.begin(RUN, GENERATION, {"task": "fill-mask", "model_commit": "c" * 40}, {"host": "here"})
     ledger.agree(GENERATION, SHARDS, None)
     return ledger
 
@@ -41,9 +42,9 @@ def test_an_output_that_has_just_begun_has_nothing_committed(output, tmp_path):
     found = status_of(tmp_path)
     assert (found["complete"], found["rows_planned"], found["rows_committed"]) == (False, 300, 0)
     assert (found["shards"], found["shards_committed"]) == (3, 0)
-    assert found["runs"] == [
-        {"run_id": "20261121T000000-aaaaaa", "job": None, "host": "here", "started": None} | dict.fromkeys(REPORT)
-    ]
+    about = {"run_id": RUN, "job": None, "host": "here", "started": None, "exit_code": None}
+    assert found["runs"] == [dict.fromkeys(REPORT) | about | {"outcome": "killed"}]
+    assert found["live"] is None
 
 
 def test_committed_shards_count_with_their_failed_rows(output, tmp_path):
@@ -55,24 +56,70 @@ def test_committed_shards_count_with_their_failed_rows(output, tmp_path):
 def test_a_published_output_is_complete_until_another_run_reopens_it(output, tmp_path):
     commit(output, SHARDS)
     receipts = output.receipts(GENERATION, [shard.id for shard in SHARDS])
-    output.publish("20261121T000000-aaaaaa", output.agreed(), receipts, REPORT)
+    output.publish(RUN, output.agreed(), receipts, REPORT)
+    output.write_run_file(RUN, "result.json", {"outcome": "success", "exit_code": 0})
     found = status_of(tmp_path)
-    assert (found["complete"], found["runs"][0]["outcome"]) == (True, "success")
+    assert (found["complete"], found["runs"][0]["outcome"], found["runs"][0]["exit_code"]) == (True, "success", 0)
     output.reopen()
     assert not status_of(tmp_path)["complete"]
 
 
 def test_status_as_text_names_state_rows_and_runs(output, tmp_path, capsys):
     commit(output, SHARDS[:1])
-    show.status(status_of(tmp_path))
+    states.status(status_of(tmp_path))
     text = capsys.readouterr().out
     assert "state         not complete; the command that made it resumes it\n" in text
     assert "rows          100 committed of 300 planned, 0 with an error\n" in text
-    assert "20261121T000000-aaaaaa  running or killed" in text
-    output.write_report("20261121T000000-aaaaaa", REPORT)
-    show.status(status_of(tmp_path))
+    assert f"{RUN}  killed " in text
+    output.write_run_file(RUN, "report.json", REPORT)
+    output.write_run_file(RUN, "result.json", {"outcome": "success", "exit_code": 0})
+    states.status(status_of(tmp_path))
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.split() == ["20261121T000000-aaaaaa", "success", "300", "2", "1,234.6", "5.3%", "here"]
+    assert last.split() == [RUN, "success", "0", "300", "2", "1,234.6", "5.3%", "here"]
+
+
+@pytest.mark.parametrize(
+    ("result", "report", "told"),
+    [
+        ({"outcome": "Interrupted", "exit_code": 143}, {"outcome": "interrupted"}, ("interrupted", 143)),
+        ({"outcome": "ErrorBudgetExceeded", "exit_code": 3}, None, ("error_budget_exceeded", 3)),
+        ({"outcome": "Conflict", "exit_code": 5}, {"outcome": "success"}, ("conflict", 5)),
+        ({"outcome": "ZeroDivisionError", "exit_code": 70}, None, ("zero_division_error", 70)),
+        (None, {"outcome": "success"}, ("killed", None)),
+    ],
+)
+def test_how_a_run_ended_is_what_its_result_says(output, tmp_path, result, report, told):
+    for name, content in (("result.json", result), ("report.json", report)):
+        if content:
+            output.write_run_file(RUN, name, content)
+    (run,) = status_of(tmp_path)["runs"]
+    assert (run["outcome"], run["exit_code"]) == told
+
+
+def test_the_run_at_work_is_told_with_its_progress(output, tmp_path, capsys):
+    lease = Lease(output.store, RUN, "nightly")
+    lease.about = {**lease.about, "host": "node7/boot", "pid": 4711}
+    progress = {"phase": "running", "rows_done": 100, "rows_total": 300, "rows_per_s": 50.0, "tokens_per_s": 0.0}
+    lease.progress = {**progress, "padding_share": 0.0, "errors": 2, "eta_s": 4.0}
+    with lease:
+        found = status_of(tmp_path)
+    assert (found["live"]["run_id"], found["live"]["host"], found["live"]["pid"]) == (RUN, "node7", 4711)
+    assert found["live"]["progress"]["rows_done"] == 100
+    assert found["runs"][0]["outcome"] == "running"
+    states.status(found)
+    text = capsys.readouterr().out
+    assert "state         a run is at work\n" in text
+    assert f"at work       {RUN}, process 4711 on node7\n" in text
+    assert "\n              100/300 rows, 50 rows/s, 2 errors, 0:04 left\n" in text
+    assert status_of(tmp_path)["live"] is None
+
+
+def test_a_lease_without_progress_is_a_run_that_starts(output, tmp_path, capsys):
+    lease = Lease(output.store, RUN, "nightly")
+    lease.about = {**lease.about, "host": "node7/boot"}
+    with lease:
+        states.status(status_of(tmp_path))
+    assert "\n              starting\n" in capsys.readouterr().out
 
 
 def test_a_folder_no_run_wrote_to_is_refused_and_not_made(tmp_path):

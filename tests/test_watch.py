@@ -2,13 +2,17 @@
 
 import logging
 import time
+from dataclasses import replace
 
 import pytest
 import ray
 
 from hfbatch.cluster import start_tally
-from hfbatch.errors import ErrorBudgetExceeded
-from hfbatch.ledger import Receipt
+from hfbatch.errors import ErrorBudgetExceeded, Interrupted
+from hfbatch.lease import Lease
+from hfbatch.records import Receipt
+from hfbatch.stopping import Stopping
+from hfbatch.store import open_store
 from hfbatch.tally import Snapshot
 from hfbatch.watch import Watch
 from tests.inline import plan_of
@@ -22,19 +26,25 @@ def plan(classifier, write_parquet, job_for):
     return plan_of({**job_for("text-classification", classifier, path), "errors": {"max_failed_fraction": 0.1}})
 
 
+def watching(tally, plan, done=(), show=None, stopping=None):
+    lease = Lease(open_store(plan.job.output), "run", "job")
+    return Watch(tally, plan, done, lease, stopping or Stopping(plan.machine.grace_s), show)
+
+
 def meter(rows=0, sequences=0, errors=0, tokens=0, padded=0):
     names = ("rows", "sequences", "errors", "tokens", "padded_tokens")
     return dict(zip(names, (rows, sequences, errors, tokens, padded), strict=True))
 
 
 def test_before_the_first_batch_a_run_is_loading_and_promises_nothing(plan):
-    progress = Watch(None, plan, [Receipt("s", "g", "data", 500, 1, "", {"null_input": 2})], None).progress(Snapshot())
+    done = [Receipt("s", "g", "data", 500, 1, "", {"null_input": 2})]
+    progress = watching(None, plan, done, None).progress(Snapshot())
     assert (progress.phase, progress.rows_done, progress.rows_total) == ("loading", 500, 2500)
     assert (progress.errors, progress.rows_per_s, progress.eta_s, progress.padding_share) == (2, 0, None, 0)
 
 
 def test_progress_sums_over_workers_and_never_passes_the_total(plan):
-    watch = Watch(None, plan, [], None)
+    watch = watching(None, plan, [], None)
     one = watch.progress(Snapshot({"a": meter(0, 100, 0, 900, 1000), "b": meter(100, 200, 3, 900, 1000)}))
     assert (one.phase, one.rows_done, one.rows_total, one.errors) == ("running", 300, 2000, 3)
     assert one.padding_share == 0.1
@@ -43,7 +53,7 @@ def test_progress_sums_over_workers_and_never_passes_the_total(plan):
 
 
 def test_a_rate_is_counted_from_the_first_batch_and_gives_the_time_left(plan):
-    watch = Watch(None, plan, [], None)
+    watch = watching(None, plan, [], None)
     watch.progress(Snapshot({"a": meter(0, 1)}))
     watch._first = time.monotonic() - 10
     progress = watch.progress(Snapshot({"a": meter(500, 500, 0, 5000, 5000)}))
@@ -69,7 +79,7 @@ def eventually(holds):
 def test_too_many_failed_rows_stop_the_run_and_progress_is_shown_on_the_way(local_ray, plan):
     tally, seen = start_tally(), []
     ray.get(tally.update.remote("a", meter(900, 900, 300)))
-    with Watch(tally, plan, [Receipt("s", "g", "data", 50, 1, "", {"null_input": 50})], seen.append) as watch:
+    with watching(tally, plan, [Receipt("s", "g", "data", 50, 1, "", {"null_input": 50})], seen.append) as watch:
         eventually(lambda: len(seen) > 1)
         assert not ray.get(tally.stopped.remote()), "950 rows are too few to judge"
         ray.get(tally.update.remote("b", meter(50, 50, 0)))
@@ -87,7 +97,7 @@ def test_a_display_that_raises_is_logged_once_and_the_budget_is_judged_all_the_s
         raise OSError("the terminal is gone")
 
     tally = start_tally()
-    with Watch(tally, plan, [], show):
+    with watching(tally, plan, [], show):
         time.sleep(1.2)
         ray.get(tally.update.remote("a", meter(1000, 1000, 1000)))
         eventually(lambda: ray.get(tally.stopped.remote()))
@@ -96,7 +106,45 @@ def test_a_display_that_raises_is_logged_once_and_the_budget_is_judged_all_the_s
 
 def test_when_the_tally_is_gone_the_watch_ends(local_ray, plan):
     tally = start_tally()
-    with Watch(tally, plan, [], None) as watch:
+    with watching(tally, plan, [], None) as watch:
         assert watch._thread.is_alive()
         ray.kill(tally)
         eventually(lambda: not watch._thread.is_alive())
+
+
+def until_it_ends(watch):
+    """What the run would do, as long as it is not told to end."""
+    deadline = time.monotonic() + 20
+    with watch:
+        while not ray.get(watch.tally.stopped.remote()):
+            assert time.monotonic() < deadline, "nobody ended the run"
+            time.sleep(0.05)
+    return watch.stopping.reason
+
+
+def test_a_run_that_is_asked_to_end_is_stopped_when_its_last_shard_is_committed(local_ray, plan):
+    tally, stopping = start_tally(), Stopping(grace_s=60)
+    ray.get(tally.enter.remote("s"))
+    with watching(tally, plan, stopping=stopping):
+        stopping.request(Interrupted(15))
+        eventually(lambda: ray.get(tally.stopped.remote("predict")))
+        assert not ray.get(tally.stopped.remote("write")), "the shard in the model gets its commit"
+        ray.get(tally.leave.remote("s", (10, 0)))
+        assert not ray.get(tally.stopped.remote("write"))
+        ray.get(tally.finish.remote("s"))
+        eventually(lambda: ray.get(tally.stopped.remote("write")))
+
+
+def test_grace_ends_even_where_a_shard_does_not(local_ray, plan):
+    tally, stopping = start_tally(), Stopping(grace_s=0.1)
+    ray.get(tally.enter.remote("s"))
+    stopping.request(Interrupted(15))
+    assert until_it_ends(watching(tally, plan, stopping=stopping)).exit_code == 143
+
+
+def test_max_runtime_and_a_stolen_lease_ask_a_run_to_end(local_ray, plan):
+    late = watching(start_tally(), replace(plan, machine=plan.machine.model_copy(update={"max_runtime": 0.01})))
+    assert "machine.max_runtime of 0.01 s is over" in str(until_it_ends(late))
+    robbed = watching(start_tally(), plan)
+    robbed.lease.lost = True
+    assert until_it_ends(robbed).exit_code == 75

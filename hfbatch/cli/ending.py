@@ -9,8 +9,10 @@ from typing import Any
 
 import typer
 
+from hfbatch import errors
+from hfbatch.access import redact
 from hfbatch.cli.text import out_json
-from hfbatch.errors import HfbatchError, Interrupted, SpecError, StorageError, SystemicError
+from hfbatch.errors import HfbatchError, Interrupted, SpecError
 
 # What typer raises for a wrong command line: of click, or of the copy of click that newer versions carry.
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -33,8 +35,13 @@ def tell(error: BaseException) -> None:
     elif isinstance(error, UsageError):
         error.show(file=sys.stderr)
     else:
-        traceback.print_exception(error, file=sys.stderr)
+        print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         print(_unexpected(error), file=sys.stderr)
+
+
+def say(line: str) -> None:
+    """Words for people, on stderr."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def as_data(error: BaseException) -> dict[str, Any]:
@@ -49,16 +56,12 @@ def as_data(error: BaseException) -> dict[str, Any]:
 
 
 def exit_code(error: BaseException) -> int:
-    """As hfbatch.errors has them; 74 where the system could not read or write, 70 for what nobody foresaw."""
-    if isinstance(error, HfbatchError):
-        return error.exit_code
-    if isinstance(error, UsageError):
-        return SpecError.exit_code
-    return StorageError.exit_code if isinstance(error, OSError) else SystemicError.exit_code
+    """As hfbatch.errors has them, and 2 for a wrong command line."""
+    return SpecError.exit_code if isinstance(error, UsageError) else errors.exit_code(error)
 
 
 def _unexpected(error: BaseException) -> str:
-    what = f"{type(error).__name__}: {error}"
+    what = redact(f"{type(error).__name__}: {error}")
     if isinstance(error, OSError):
         return f"hfbatch: reading or writing failed: {what}"
     return f"hfbatch: this is a bug in hfbatch: {what}; please report it with the lines above"

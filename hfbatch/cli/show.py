@@ -1,4 +1,4 @@
-"""What people see: plans, reports, tasks and states as text on stdout."""
+"""What people see: plans, reports and tasks as text on stdout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hfbatch.cli.text import bold, facts, fold, one_line, out, table
+from hfbatch.access import redact
+from hfbatch.cli.text import bold, facts, fold, out, table
 from hfbatch.cli.words import column_type, commit, count, size
 from hfbatch.spec import ActorRange
 from hfbatch.tasks.base import Task
@@ -59,7 +60,7 @@ def plan(plan: Plan) -> None:
         ("params", json.dumps(dict(job.params), ensure_ascii=False)),
         ("model", f"{job.model.id} @ {commit(job.model.commit)}"),
         ("dtype", job.dtype),
-        ("input", f"{count(len(plan.files), 'file')}, {_rows(plan)}: {', '.join(plan.spec.input.paths)}"),
+        ("input", f"{count(len(plan.files), 'file')}, {_rows(plan)}: {redact(', '.join(plan.spec.input.paths))}"),
         ("reads", ", ".join(f"{name} from {column}" for name, column in job.reads.items())),
         ("where", job.where or "all rows"),
         ("output", f"{job.output}/data/*.parquet"),
@@ -128,30 +129,6 @@ def _choices(about: Mapping[str, Any]) -> list[str]:
 
 def _about(task: type[Task]) -> str:
     return (sys.modules[task.__module__].__doc__ or "").strip()
-
-
-def status(found: Mapping[str, Any]) -> None:
-    """An output folder and its runs."""
-    done, planned = found["rows_committed"], found["rows_planned"]
-    rows = [
-        ("state", "complete" if found["complete"] else "not complete; the command that made it resumes it"),
-        ("rows", f"{done:,} committed of {planned:,} planned, {found['rows_failed']:,} with an error"),
-        ("shards", f"{found['shards_committed']:,} of {found['shards']:,}"),
-        ("task", found["identity"].get("task", "unknown")),
-        ("model commit", commit(found["identity"].get("model_commit", "unknown"))),
-    ]
-    names = ("run", "outcome", "rows", "errors", "rows/s", "padding", "host")
-    runs = table(names, [_run(run) for run in found["runs"]], right=names[2:6])
-    out(f"{bold(found['output'])}\n{facts(rows)}\n\n{runs}")
-
-
-def _run(run: Mapping[str, Any]) -> tuple[str, ...]:
-    def written(name: str, pattern: str) -> str:
-        return "" if run[name] is None else format(run[name], pattern)
-
-    outcome = (run["outcome"] or "running or killed").replace("_", " ")
-    numbers = (written("rows_new", ","), written("rows_failed", ","), written("rows_per_s", ",.1f"))
-    return (run["run_id"], outcome, *numbers, written("padding_share", ".1%"), one_line(run["host"] or ""))
 
 
 def plan_as_data(plan: Plan) -> dict[str, Any]:

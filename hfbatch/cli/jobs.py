@@ -1,0 +1,181 @@
+"""The commands on jobs: run, plan, check; and those that help to write one: tasks, init, schema."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hfbatch import tasks
+from hfbatch.access import redact, redact_all
+from hfbatch.cli import ending, show
+from hfbatch.cli.root import Head, JobFile, Json, NewGeneration, On, Set, Trust, Var, Wait, app, lines, read_files
+from hfbatch.cli.text import out, out_json
+from hfbatch.errors import Conflict, Problem, SpecError
+from hfbatch.trust import check_trust
+
+if TYPE_CHECKING:
+    from hfbatch.planner import Plan
+    from hfbatch.report import RunReport
+
+
+@app.command(
+    epilog=lines(
+        "Examples",
+        "hfbatch run jobs/quickstart.yaml",
+        "hfbatch run job.yaml --on configs/one-gpu.yaml --var day=2026-11-20",
+        "hfbatch run job.yaml --set input.limit=100 --set output.path=out/try",
+        "hfbatch run job.yaml --wait",
+    )
+)
+def run(
+    job: JobFile,
+    on: On = None,
+    var: Var = None,
+    set_: Set = None,
+    new_generation: NewGeneration = False,
+    trust_remote_code: Trust = False,
+    wait: Wait = False,
+    head: Head = 0,
+    json_: Json = False,
+) -> None:
+    """Run a job, or what is left of it."""
+    from hfbatch.cli import head as rows
+    from hfbatch.planner import make_plan
+    from hfbatch.turn import run_in_turn
+
+    spec, machine = read_files(job, on, var, set_)
+
+    def make() -> Plan:
+        return make_plan(spec, machine, new_generation=new_generation, trust_remote_code=trust_remote_code)
+
+    plan, report = run_in_turn(make, watched_run, ending.say if wait else None)
+    first = rows.read_head(plan, head) if head else None
+    if json_:
+        out_json(report.model_dump() | ({} if first is None else {"head": rows.as_data(first)}))
+        return
+    show.report(report)
+    if first is not None:
+        rows.show(first)
+
+
+def watched_run(plan: Plan) -> RunReport:
+    """Carry the plan out, with progress on stderr."""
+    from hfbatch import pipeline
+    from hfbatch.cli.live import watching
+
+    with watching(plan) as watch, redirect_stdout(sys.stderr):  # a library's chatter is not our data
+        return pipeline.run(plan, watch=watch)
+
+
+@app.command(epilog=lines("Examples", "hfbatch plan jobs/quickstart.yaml", "hfbatch plan job.yaml --json | jq .shards"))
+def plan(
+    job: JobFile,
+    on: On = None,
+    var: Var = None,
+    set_: Set = None,
+    new_generation: NewGeneration = False,
+    trust_remote_code: Trust = False,
+    json_: Json = False,
+) -> None:
+    """Show all that a run would do, and run nothing."""
+    from hfbatch.planner import make_plan
+
+    spec, machine = read_files(job, on, var, set_)
+    made = make_plan(spec, machine, new_generation=new_generation, trust_remote_code=trust_remote_code)
+    conflict = None if made.conflict is None else Conflict(made.conflict)
+    if json_:
+        out_json(show.plan_as_data(made) | (ending.as_data(conflict) if conflict else {}))
+    else:
+        show.plan(made)
+    if conflict:
+        ending.tell(conflict)
+        raise typer.Exit(conflict.exit_code)
+
+
+@app.command(
+    epilog=lines("Examples", "hfbatch check jobs/quickstart.yaml", "hfbatch check job.yaml --on configs/one-gpu.yaml")
+)
+def check(job: JobFile, on: On = None, var: Var = None, set_: Set = None, json_: Json = False) -> None:
+    """Check the files alone, in a moment: no model, no data, no network."""
+    spec, machine = read_files(job, on, var, set_)
+    check_trust(spec, allowed=True)  # consent is asked of who runs it
+    if json_:  # without `vars`, whose values stand where they are used
+        written = redact_all(spec.model_dump(mode="json", exclude={"vars"}))
+        out_json({"job": written, "machine": machine.model_dump(mode="json")})
+    else:
+        paths = redact(", ".join(spec.input.paths))
+        out(f"{job}: ok: {spec.task} with {spec.model.id} over {paths} into {spec.output.path}")
+
+
+@app.command("tasks", epilog=lines("Examples", "hfbatch tasks", "hfbatch tasks text-classification"))
+def tasks_(
+    name: Annotated[str | None, typer.Argument(metavar="TASK", help="show what it reads, writes and takes")] = None,
+    json_: Json = False,
+) -> None:
+    """List the tasks, or show one with its parameters."""
+    found = tasks.all() if name is None else (_find_task(name),)
+    if json_:
+        out_json([show.task_as_data(task) for task in found])
+    elif name is None:
+        show.tasks(found)
+    else:
+        show.task(found[0])
+
+
+@app.command(
+    epilog=lines("Examples", "hfbatch init text-classification", "hfbatch init feature-extraction -o jobs/embed.yaml")
+)
+def init(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="a task, or one of its aliases", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="a new file (default: stdout)")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Write a commented job file for a task."""
+    from hfbatch.cli.template import job_file
+
+    text = job_file(_find_task(task), None if output is None else str(output))
+    if output is not None:
+        _write_new(output, text)
+    if json_:
+        out_json({"file": None if output is None else str(output), "text": text})
+    elif output is None:
+        out(text.removesuffix("\n"))
+    else:
+        out(f"{output}: written; edit model.id, input.path and output.path, then: hfbatch check {output}")
+
+
+@app.command(
+    epilog=lines("Examples", "hfbatch schema > hfbatch.schema.json")
+    + "\n\n"
+    + lines("And as the first line of a job file", "# yaml-language-server: $schema=hfbatch.schema.json")
+)
+def schema(json_: Annotated[bool, typer.Option("--json", help="what it prints anyway")] = False) -> None:
+    """Print the JSON schema of job and machine files."""
+    from hfbatch.schema import schema as made
+
+    out_json(made())
+
+
+def _find_task(name: str) -> type[tasks.Task]:
+    try:
+        return tasks.find(name)
+    except tasks.UnknownTask as error:
+        fix = f"write '{error.nearest}'" if error.nearest else "`hfbatch tasks` lists them"
+        raise SpecError([Problem("TASK", "", f"no task '{name}'", fix)]) from None
+
+
+def _write_new(file: Path, text: str) -> None:
+    """A file that was not there, with the folders it stands in."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError as error:
+        where = "exists and is not overwritten" if file.exists() else f"{error.filename} is not a folder"
+        raise SpecError([Problem("--output", "", f"{file}: {where}", "name another file")]) from None

@@ -1,0 +1,103 @@
+"""What people see of outputs: their state, failed rows, flaws and garbage, as text on stdout."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hfbatch.cli.text import bold, facts, one_line, out, table
+from hfbatch.cli.words import commit, count, size
+
+if TYPE_CHECKING:
+    from hfbatch.examine import Examined
+    from hfbatch.failed import FailedRow
+    from hfbatch.garbage import Garbage
+    from hfbatch.recheck import Rechecked
+
+
+def line(text: str) -> None:
+    """One line."""
+    out(one_line(text))
+
+
+def status(found: Mapping[str, Any]) -> None:
+    """An output folder and its runs."""
+    done, planned = found["rows_committed"], found["rows_planned"]
+    state = "complete" if found["complete"] else "not complete; the command that made it resumes it"
+    rows = [
+        ("state", state if found["live"] is None else "a run is at work"),
+        *([("at work", _at_work(found["live"]))] if found["live"] else []),
+        ("rows", f"{done:,} committed of {planned:,} planned, {found['rows_failed']:,} with an error"),
+        ("shards", f"{found['shards_committed']:,} of {found['shards']:,}"),
+        ("task", found["identity"].get("task", "unknown")),
+        ("model commit", commit(found["identity"].get("model_commit", "unknown"))),
+    ]
+    names = ("run", "outcome", "exit", "rows", "errors", "rows/s", "padding", "host")
+    runs = table(names, [_run(run) for run in found["runs"]], right=names[2:7])
+    out(f"{bold(found['output'])}\n{facts(rows)}\n\n{runs}")
+
+
+def _at_work(live: Mapping[str, Any]) -> str:
+    from hfbatch.cli.live import words
+    from hfbatch.report import Progress
+
+    who = f"{live['run_id']}, process {live['pid']} on {one_line(live['host'])}"
+    if not live["progress"]:
+        return f"{who}\nstarting"
+    return f"{who}\n{words(Progress(**live['progress']), time.time() - float(live['started']))}"
+
+
+def _run(run: Mapping[str, Any]) -> tuple[str, ...]:
+    def written(name: str, pattern: str) -> str:
+        return "" if run[name] is None else format(run[name], pattern)
+
+    numbers = (written("rows_new", ","), written("rows_failed", ","), written("rows_per_s", ",.1f"))
+    ended = (run["outcome"].replace("_", " "), written("exit_code", ""))
+    return (run["run_id"], *ended, *numbers, written("padding_share", ".1%"), one_line(run["host"] or ""))
+
+
+def errors(summary: Mapping[str, int], rows: Sequence[FailedRow]) -> None:
+    """How many rows failed by code, then the rows."""
+    if not summary:
+        out("no committed row failed")
+        return
+    out(table(("code", "rows"), [(one_line(code), f"{failed:,}") for code, failed in summary.items()], right=("rows",)))
+    if rows:
+        cells = [(one_line(row.file), f"{row.row:,}", one_line(row.code), one_line(row.message)) for row in rows]
+        out("\n" + table(("file", "row", "code", "message"), cells, right=("row",)))
+
+
+def examined(found: Examined, sample: Rechecked | None) -> None:
+    """What was looked at; the flaws themselves are told as the error they are."""
+    rows = [
+        ("shards", f"{found.committed:,} of {found.shards:,} committed"),
+        ("rows", f"{found.rows:,} in {size(found.nbytes)}"),
+    ]
+    if sample is not None:
+        rows.append(("inferred", f"{count(sample.rows, 'row')} again, with seed {sample.seed}"))
+        lost = [one_line(file) for file in sample.unchecked]
+        rows += [("not checked", "\n".join(["input gone or changed since:", *lost]))] if lost else []
+    rows.append(("state", count(len(found.flaws), "flaw") if found.flaws else _soundness(found)))
+    out(f"{bold(found.output)}\n{facts(rows)}")
+
+
+def _soundness(found: Examined) -> str:
+    return "complete and sound" if found.complete else "sound as far as it is"
+
+
+def examined_as_data(found: Examined, sample: Rechecked | None) -> dict[str, Any]:
+    """The same as plain data."""
+    compared = {"seed": sample.seed, "rows": sample.rows, "unchecked": list(sample.unchecked)} if sample else None
+    return {**vars(found), "flaws": [vars(flaw) for flaw in found.flaws], "sample": compared}
+
+
+def garbage(found: Sequence[Garbage], dry_run: bool) -> None:
+    """What went, or would go, with its size."""
+    if not found:
+        out("nothing to remove")
+        return
+    rows = [(one_line(each.name), size(each.nbytes), each.why) for each in found]
+    out(table(("object", "size", "why"), rows, right=("size",)))
+    total = size(sum(each.nbytes for each in found))
+    out(f"\n{count(len(found), 'object')}, {total}, {'would be removed' if dry_run else 'removed'}")

@@ -1,0 +1,124 @@
+"""Workers and nodes that die, leave or hang at each step, through a real Ray: the run ends right all the same."""
+
+import logging
+import os
+import signal
+from collections import Counter
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from hfbatch import pipeline
+from tests.crashes import check_output, committed, inferred
+from tests.inline import plan_of
+from tests.models import sentences
+from tests.test_interrupt import when
+
+ROWS = Counter(("a", row) for row in range(200))
+MACHINE = {"shard_rows": 40, "row_timeout_s": 5}
+QUIET = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+
+
+@pytest.fixture
+def job(classifier, write_parquet, job_for):
+    path = write_parquet("in.parquet", {"file": ["a"] * 200, "row": list(range(200)), "text": sentences(200)})
+    return job_for("text-classification", classifier, path)
+
+
+def run_with(job, fault, log, monkeypatch):
+    """A whole run with one fault in one of its workers; Ray hands its environment on to them."""
+    monkeypatch.setenv("HFBATCH_FAULT", fault)
+    monkeypatch.setenv("HFBATCH_FAULT_LOG", str(log))
+    with ray.init(address="local", num_cpus=2, **QUIET):
+        return pipeline.run(plan_of(job, **MACHINE))
+
+
+slow = pytest.mark.slow
+FAULTS = [
+    "after-publish:kill:2",  # published, not committed
+    pytest.param("after-commit:kill:2", marks=slow),  # committed, before Ray hears of it
+    pytest.param("before-inference:kill:2", marks=slow),
+    pytest.param("after-inference:kill:3", marks=slow),
+    pytest.param("before-commit:raise:2", marks=slow),
+    pytest.param("before-inference:exit:2", marks=slow),  # SystemExit, which Ray Data would wait for, for ever
+    pytest.param("before-publish:exit:2", marks=slow),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_worker_that_fails_once_costs_at_most_its_shard_once_more(fault, job, tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    report = run_with(job, fault, log, monkeypatch)
+    check_output(job["output"]["path"], ROWS)
+    assert (report.rows, report.rows_failed) == (200, 0)
+    assert fault.split(":")[0] in log.read_text()
+    assert max(inferred(log).values()) <= 2
+
+
+@slow
+def test_a_worker_that_is_terminated_in_mid_batch_is_replaced(job, tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    monkeypatch.setenv("HFBATCH_FAULT_LOG", str(log))
+    killed = []
+
+    def terminate():
+        for worker in actors():
+            os.kill(worker, signal.SIGTERM)
+            killed.append(worker)
+
+    with ray.init(address="local", num_cpus=2, **QUIET):
+        struck = when(lambda: len(committed(job["output"]["path"])) >= 1, terminate)
+        pipeline.run(plan_of(job, **MACHINE | {"shard_rows": 20, "max_batch_rows": 1}))
+        struck.join()
+    assert killed
+    check_output(job["output"]["path"], ROWS)
+
+
+def actors():
+    """Processes that hold the model."""
+    from tests.processes import family
+    from tests.test_kill import command_of
+
+    return [worker for worker in family(os.getpid()) if "MapWorker" in command_of(worker)]
+
+
+@slow
+def test_a_node_that_is_removed_takes_no_row_with_it(job, tmp_path, monkeypatch):
+    """Two nodes; the one without the driver goes away with its model in the middle of the run."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    node = cluster.add_node(num_cpus=2)
+    try:
+        ray.init(address=cluster.address, **{k: v for k, v in QUIET.items() if k != "include_dashboard"})
+        removed = when(
+            lambda: len(committed(job["output"]["path"])) >= 2,
+            lambda: cluster.remove_node(node, allow_graceful=False),
+        )
+        machine = MACHINE | {"shard_rows": 10, "max_batch_rows": 1, "actors": 2, "threads_per_actor": 1}
+        pipeline.run(plan_of(job, address=cluster.address, **machine))
+        removed.join()
+        assert len([n for n in ray.nodes() if n["Alive"]]) == 1
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    check_output(job["output"]["path"], ROWS)
+
+
+@slow
+def test_two_runs_at_once_make_one_output(job, tmp_path, monkeypatch):
+    """The second has stolen the lease: the first gives way, and neither rows nor shards are doubled."""
+    import subprocess
+    import sys
+
+    from tests.test_interrupt import start
+
+    first = start(job, tmp_path, "--set=shard_rows=10", "--set=max_batch_rows=1")
+    while not committed(job["output"]["path"]):
+        assert first.poll() is None, first.communicate()
+    (tmp_path / "out/_hfbatch/lease.json").unlink()
+    command = [sys.executable, "-m", "hfbatch.cli", "run", str(tmp_path / "job.json"), "--set=shard_rows=10"]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    _, told = first.communicate(timeout=60)
+    assert second.returncode == 0, second.stderr
+    assert first.returncode in (0, 4, 5, 75), told
+    check_output(job["output"]["path"], ROWS)
