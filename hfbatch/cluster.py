@@ -21,9 +21,10 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hfbatch.access import redact
-from hfbatch.errors import HfbatchError, StorageError, SystemicError
+from hfbatch.errors import HfbatchError, InputChanged, StorageError, SystemicError
 from hfbatch.spec import ActorRange, Machine
 from hfbatch.tally import DeviceLost, Failure, Meter, Report, Stopped, Tally
 
@@ -161,8 +162,9 @@ def _data_context() -> Iterator[None]:
 
 
 def start_tally() -> Any:
-    """A Tally that costs no CPU of the pool."""
-    return ray.remote(num_cpus=0, max_restarts=0)(Tally).remote()
+    """A Tally that costs no CPU of the pool, beside the driver: a node that goes away does not take it along."""
+    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(Tally).remote()
 
 
 class Guard:
@@ -204,7 +206,7 @@ def _failure(step: str, error: BaseException, constructing: bool) -> Failure:
     message, ours = f"{type(error).__name__}: {error}", error if isinstance(error, HfbatchError) else None
     if constructing and ours is None:
         ours = SystemicError(f"step {step} cannot start: {message}\n{redact(traceback.format_exc())}")
-    fatal = constructing or (ours is not None and not isinstance(ours, StorageError))
+    fatal = constructing or (ours is not None and not isinstance(ours, StorageError | InputChanged))
     return Failure(step, message, redact(traceback.format_exc()), ours, fatal)
 
 

@@ -5,6 +5,7 @@
     ├── ErrorBudgetExceeded   3   more rows failed than `errors:` allows
     ├── Incomplete            4   some shards are not committed; running again helps
     ├── Conflict              5   what stands in the output contradicts this run
+    │   └── InputChanged      5   a file changed after it was planned
     ├── Damage                6   what stands in the output is not what was committed
     ├── SystemicError        70   a failure that is not one row's or one shard's
     ├── StorageError         74   reading or writing failed
@@ -78,6 +79,10 @@ class Conflict(HfbatchError):
     """What stands in the output was made by another spec, another run or another program."""
 
     exit_code = 5
+
+
+class InputChanged(Conflict):
+    """A file is no longer the one that was planned. Its shards stay uncommitted, the others go on."""
 
 
 class Damage(HfbatchError):

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from hfbatch.access import digest, fingerprint, is_local, open_filesystem, redact, refused, reporting
-from hfbatch.errors import Conflict
+from hfbatch.errors import InputChanged
 from hfbatch.spec import InputFormat
 
 SUFFIXES: dict[str, InputFormat] = {
@@ -97,7 +97,7 @@ def list_files(paths: Sequence[str], format: InputFormat | None) -> list[ListedF
 
 
 def check_unchanged(file: ListedFile) -> None:
-    """Conflict when the file is no longer the one that was listed; one `stat`, no content read.
+    """InputChanged when the file is no longer the one that was listed; one `stat`, no content read.
 
     A local file that is written anew within one tick of the file system's clock, to the same size, looks the same.
     """
@@ -107,9 +107,9 @@ def check_unchanged(file: ListedFile) -> None:
         info = fs.info(path)
         now = _folder_fingerprint(fs, path) if file.format == "dataset" else fingerprint(fs, path, info)
     if now != file.fingerprint:
-        raise Conflict(
+        raise InputChanged(
             f"{file.path} changed after it was planned (fingerprint {file.fingerprint}, now {now}); "
-            "plan again, into a new output, or put the old file back"
+            "run again to take it as it is now, or put the old one back"
         )
 
 

@@ -185,9 +185,10 @@ class Ledger:
         self._swap(plan, receipts)
         point("before-current")
         self.store.put("_hfbatch/CURRENT", dump(pointer))
+        self._follow()
         point("after-current")
-        self._succeed(plan, pointer)
         self.clean(plan)
+        self._succeed(plan, pointer)
 
     def _swap(self, plan: Agreed, receipts: Sequence[Receipt]) -> None:
         """First what is superseded leaves data/, then what was staged enters: no row is ever there twice.
@@ -201,12 +202,21 @@ class Ledger:
         point("before-promote")
         staged = [name for name in self.store.list("_hfbatch/staged") if shard_of(name) in known]
         targets = [data_name(shard_of(name) or "", plan.generation) for name in staged]
-        with ThreadPoolExecutor(max_workers=16) as pool:
-            copied = list(pool.map(self.store.copy_if_absent, staged, targets))
+        created: list[str] = []
+
+        def promote(source: str, target: str) -> None:
+            if self.store.copy_if_absent(source, target):
+                created.append(target)
+
+        try:
+            with ThreadPoolExecutor(max_workers=16) as pool:
+                list(pool.map(promote, staged, targets))
+        finally:  # a source may have gone because this run was overtaken
+            self._must_rule(plan, created)
         point("after-promote")
-        self._must_rule(plan, [name for name, created in zip(targets, copied, strict=True) if created])
         lacking = {receipt.shard for receipt in receipts if receipt.data} - self.standing()
         if lacking:
+            self._must_rule(plan)
             raise Damage(f"{self.store.url('data')}: {len(lacking)} committed objects have vanished; run again")
         point("after-swap")
 
@@ -218,8 +228,15 @@ class Ledger:
                 break  # another run of this very plan was faster
             self._must_rule(plan)
             self.store.delete(["_SUCCESS"])
+        self._follow()
         self._must_rule(plan)
         point("after-success")
+
+    def _follow(self) -> None:
+        """Who puts CURRENT or _SUCCESS looks at the other afterwards, so that CURRENT is never the older of the two."""
+        success = self.success()
+        if success is not None and success["plan"] > (self.current() or {}).get("plan", 0):
+            self.store.put("_hfbatch/CURRENT", dump(success))
 
     def _must_rule(self, plan: Agreed, put: Sequence[str] = ()) -> None:
         """Conflict when another plan rules by now; of the objects this run has `put`, those it lacks go."""

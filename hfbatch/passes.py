@@ -38,6 +38,7 @@ from hfbatch.stopping import Stopping, interruptible
 from hfbatch.tally import DeviceLost, Failure, Snapshot
 from hfbatch.watch import Watch
 
+WAVE = 2000  # shards that Ray Data is given at once: it keeps about 40 KiB of each in the driver until all are done
 PASSES = 3  # over shards that were lost to a dying worker; one that no pass commits is Incomplete
 RETRIES = 2  # of a block whose process died, in one pass; Ray Data's default, for tasks and actors, is for ever
 READ_CPUS, FINISH_CPUS = 0.5, 0.4  # unlike each other and the actors', so that Ray does not fuse the stages
@@ -57,7 +58,9 @@ def run_passes(
         with Watch(tally, plan, done, lease, stopping, show) as watching, stopping.waiting():
             todo: Sequence[Shard] = plan.todo
             for _ in range(PASSES):
-                _run_pass(run, source.dataset(todo, plan.files), pool, tally)
+                for start in range(0, len(todo), WAVE):
+                    if not (stopping.reason or watching.snapshot().fatal):
+                        _run_wave(run, source.dataset(todo[start : start + WAVE], plan.files), pool, tally)
                 committed = ledger.committed(plan.job.generation)
                 left = [shard for shard in todo if shard.id not in committed]
                 if not left or len(left) == len(todo) or stopping.reason or watching.snapshot().fatal:
@@ -77,8 +80,8 @@ class Run:
     proven: bool  # results committed before this run show that the code works
 
 
-def _run_pass(run: Run, rows: ray.data.Dataset, pool: Pool, tally: Any) -> None:
-    """One pass of packed shards through the pipeline. What fails is in the tally and stays uncommitted."""
+def _run_wave(run: Run, rows: ray.data.Dataset, pool: Pool, tally: Any) -> None:
+    """Some packed shards through the pipeline. What fails is in the tally and stays uncommitted."""
     try:
         for _ in _stages(run, pool, tally)(rows).iter_batches(
             batch_size=None, prefetch_batches=0, batch_format="pyarrow"

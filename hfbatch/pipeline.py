@@ -11,13 +11,21 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
 
 from hfbatch import faults
 from hfbatch.access import redact, redact_all
 from hfbatch.budget import Budget
-from hfbatch.errors import ErrorBudgetExceeded, HfbatchError, Incomplete, Interrupted, SystemicError, exit_code
+from hfbatch.errors import (
+    ErrorBudgetExceeded,
+    HfbatchError,
+    Incomplete,
+    InputChanged,
+    Interrupted,
+    StorageError,
+    SystemicError,
+    exit_code,
+)
 from hfbatch.lease import Lease
 from hfbatch.ledger import Ledger
 from hfbatch.planner import Plan, check_no_conflict
@@ -59,14 +67,18 @@ def new_run_id() -> str:
 @contextmanager
 def _result(ledger: Ledger, run_id: str) -> Iterator[None]:
     """result.json says how the run ended, whatever becomes of the exit code on its way through other programs."""
-    ended: dict[str, Any] = {"run_id": run_id, "outcome": "success", "exit_code": 0}
+
+    def write(outcome: str, code: int, message: str | None = None) -> None:
+        ended = {"run_id": run_id, "outcome": outcome, "exit_code": code, "message": message, "ended": time.time()}
+        ledger.write_run_file(run_id, "result.json", ended)
+
     try:
         yield
     except BaseException as error:
-        ended |= {"outcome": type(error).__name__, "exit_code": exit_code(error), "message": redact(str(error))}
+        with suppress(StorageError):  # what ended the run is the news
+            write(type(error).__name__, exit_code(error), redact(str(error)))
         raise
-    finally:
-        ledger.write_run_file(run_id, "result.json", {**ended, "ended": time.time()})
+    write("success", 0)
 
 
 def _begin(plan: Plan, ledger: Ledger, run_id: str) -> Agreed:
@@ -128,13 +140,18 @@ def _judge(
 
 
 def _incomplete(plan: Plan, left: int, snapshot: Snapshot) -> HfbatchError:
-    """Incomplete; where nothing went through, what kept it: StorageError, or SystemicError for a bug."""
+    """What kept these shards: InputChanged, StorageError, Incomplete; SystemicError where nothing went through."""
     text = f"{left} of {len(plan.shards)} shards are not committed"
     if not snapshot.failures:
         return Incomplete(f"{text}; the same command continues")
-    last = snapshot.failures[-1]
+    for failure in snapshot.failures:
+        if isinstance(failure.error, InputChanged):
+            return InputChanged(f"{text}; {failure.message.partition(': ')[2]}")
+    said = [failure for failure in snapshot.failures if failure.step != "ray"]  # what Ray says comes of the others
+    last = (said or snapshot.failures)[-1]
     if left < len(plan.shards):
-        return Incomplete(f"{text}; step {last.step}: {last.message}; the same command continues")
+        kind = StorageError if isinstance(last.error, StorageError) else Incomplete
+        return kind(f"{text}; step {last.step}: {last.message}; the same command continues")
     return last.error or SystemicError(f"no shard could be committed; step {last.step}: {last.message}\n{last.trace}")
 
 

@@ -107,8 +107,8 @@ def with_state(
     shards = cut(sources, limits, plan.job.where, basis)
     ids = {shard.id for shard in shards}
     whole = agreed is not None and same and agreed.shards == shards and ids <= committed and standing <= ids
-    success = ledger.success() if whole else None
-    complete = agreed is not None and success is not None and success.get("plan") == agreed.number
+    pointers = (ledger.success(), ledger.current()) if whole else ()
+    complete = whole and all(pointer and agreed and pointer.get("plan") == agreed.number for pointer in pointers)
     conflict = None
     if agreed is not None and not same and not plan.new_generation:
         conflict = _difference(plan.job, ledger.identity(agreed.generation), store.url(""))

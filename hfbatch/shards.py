@@ -135,7 +135,9 @@ def cut(
     new = [Shard.of(pieces, where, basis.number) for pieces in _bundle(files, covered, limits)]
     shards = kept + new
     old = {shard.id for shard in basis.shards}
-    aside = basis.published or not {shard.id for shard in shards}.issuperset(basis.standing)
+    ids = {shard.id for shard in shards}
+    superseding = not ids.issuperset(old) or (basis.number > 1 and not old)  # whose writers may still be at work
+    aside = basis.published or superseding or not ids.issuperset(basis.standing)
     shards = [shard if shard.id in old else replace(shard, staged=aside) for shard in shards]
     position = {file.path: index for index, file in enumerate(files)}
     return tuple(sorted(shards, key=lambda shard: (position[shard.pieces[0].path], shard.pieces[0].start)))

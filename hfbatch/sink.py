@@ -80,6 +80,8 @@ def whole_shard(table: pa.Table, ticket: col.Ticket, job: Job, ledger: Ledger) -
     if ticket.carried:
         assert ticket.base is not None
         numbers, old = carried_over(ledger, ticket.base, job.generation, ticket.pieces, ticket.retry)
+        if len(numbers) != ticket.carried:
+            raise StorageError(f"{ledger.store.url()}: results to carry over vanished while they were read; run again")
         old = old.append_column(col.ROW, pa.array(numbers)).select(schema.names).cast(schema)
         table = pa.concat_tables([table, old])
     return in_order(table, ticket)
@@ -111,6 +113,9 @@ def publish(ledger: Ledger, rows: pa.Table, held: Held, receipt: Receipt, staged
         receipt = replace(receipt, nbytes=len(content), sha256=hashlib.sha256(content).hexdigest())
         created = ledger.place(receipt) is None
         created = created and ledger.store.put_if_absent(staged_name(data) if staged else data, path)
+        if created and staged and ledger.store.size(data) is not None:
+            ledger.store.delete([staged_name(data)])  # meanwhile published, and what was staged cleared
+            created = False
         if not created:
             receipt = adopted(ledger, receipt)
     point("after-publish", receipt.shard)

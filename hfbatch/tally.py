@@ -53,6 +53,7 @@ class Snapshot:
 
     meters: dict[str, dict[str, float]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    heard: int = 0  # how often workers have spoken of shards since the first one was in a model
 
     def total(self, name: str) -> float:
         """Sum over workers."""
@@ -75,12 +76,14 @@ class Tally:
 
     def enter(self, shard: str) -> int:
         """A process begins to work on a shard; returns how many have died over it."""
+        self._snapshot.heard += 1
         self._busy.add(shard)
         self._entered[shard] += 1
         return self._entered[shard] - 1
 
     def leave(self, shard: str, result: tuple[int, int] | None = None) -> None:
         """Work on a shard is over, whatever came of it. `result`: its rows and errors, counted once however often."""
+        self._snapshot.heard += 1
         self._entered[shard] = max(0, self._entered[shard] - 1)
         if result is None:
             self._busy.discard(shard)
@@ -93,6 +96,7 @@ class Tally:
 
     def finish(self, shard: str) -> None:
         """A shard that left with a result is committed, or could not be."""
+        self._snapshot.heard += 1
         self._busy.discard(shard)
 
     def works(self) -> bool:
@@ -101,6 +105,7 @@ class Tally:
 
     def update(self, worker: str, meter: dict[str, float]) -> bool:
         """Take a worker's running totals; True: stop."""
+        self._snapshot.heard += 1
         self._snapshot.meters[worker] = meter
         return self._stopped
 

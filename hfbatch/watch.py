@@ -21,6 +21,7 @@ from hfbatch.stopping import Stopping
 from hfbatch.tally import Failure, Snapshot
 
 INTERVAL_S = 0.5
+STALLED = 2  # times row_timeout_s without a word from any worker
 
 
 class Watch:
@@ -42,6 +43,7 @@ class Watch:
         self.failed_before = sum(receipt.failed for receipt in done)
         self.todo_rows = sum(shard.rows for shard in plan.todo)
         self._first: float | None = None
+        self._heard, self._heard_at = 0, time.monotonic()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="hfbatch-watch", daemon=True)
 
@@ -63,12 +65,12 @@ class Watch:
             try:
                 snapshot = self.snapshot()
                 self._judge(snapshot)
-                self._see_to_the_end()
+                self._see_to_the_end(snapshot)
             except ray.exceptions.RayError:
                 return  # the tally is gone, and so is the run
             self._show(snapshot)
 
-    def _see_to_the_end(self) -> None:
+    def _see_to_the_end(self, snapshot: Snapshot) -> None:
         """Ask for an end where one is due; and once one is asked for, let nothing new begin, and call time."""
         runtime = self.plan.machine.max_runtime
         if self.lease.lost:
@@ -77,6 +79,9 @@ class Watch:
             )
         elif runtime is not None and time.time() - self.lease.started > runtime:
             self.stopping.request(Incomplete(f"machine.max_runtime of {runtime:g} s is over; the same command resumes"))
+        elif (silent := self._silent_s(snapshot)) is not None:
+            told = f"no worker was heard of for {silent:.0f} s; has the cluster lost CPUs or GPUs that it waits for?"
+            self.stopping.request(Incomplete(f"{told} The same command goes on with what the cluster has then"))
         if self.stopping.reason is None:
             return
         busy = ray.get(self.tally.drain.remote())
@@ -84,6 +89,14 @@ class Watch:
             ray.get(self.tally.stop.remote())
             self.stopping.end()
             self._done.set()
+
+    def _silent_s(self, snapshot: Snapshot) -> float | None:
+        """Seconds without a word once that is too long: every process that could be slow has a watchdog of its own."""
+        limit, now = self.plan.machine.row_timeout_s, time.monotonic()
+        if snapshot.heard != self._heard:
+            self._heard, self._heard_at = snapshot.heard, now
+        silent = now - self._heard_at
+        return silent if snapshot.heard and limit is not None and silent > STALLED * limit else None
 
     def _show(self, snapshot: Snapshot) -> None:
         """A display that fails must not take the error budget, or the run, with it."""

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from hfbatch import planner
 from hfbatch.columns import ticket_of
-from hfbatch.errors import Conflict, HfbatchError, StorageError
+from hfbatch.errors import HfbatchError, InputChanged, StorageError
 from hfbatch.ledger import Ledger
 from hfbatch.load import load_job, load_machine
 from hfbatch.model import Predict
@@ -54,6 +54,6 @@ def inline_passes(plan, ruling, lease, stopping, show) -> Snapshot:
         try:
             commit(postprocess(predict(read(shard, refs))))
         except HfbatchError as error:
-            ours = not isinstance(error, (StorageError, Conflict))
-            snapshot.failures.append(Failure("inline", str(error), "", error, fatal=ours))
+            fatal = not isinstance(error, StorageError | InputChanged)
+            snapshot.failures.append(Failure("inline", f"{type(error).__name__}: {error}", "", error, fatal))
     return snapshot

@@ -141,7 +141,7 @@ def test_a_fingerprint_changes_with_the_file_and_only_then(folder: Path) -> None
     check_unchanged(before)
     assert list_files(["data"], None)[0].fingerprint == before.fingerprint
     os.utime("data/a.parquet", ns=(1, 1))
-    with pytest.raises(Conflict, match=r"data/a.parquet changed after it was planned .* plan again"):
+    with pytest.raises(Conflict, match=r"data/a.parquet changed after it was planned .* run again"):
         check_unchanged(before)
 
 

@@ -169,7 +169,7 @@ def test_a_file_that_changed_between_plan_and_read_is_a_conflict_that_names_it(t
     plan, path, texts = three_groups()
     pq.write_table(pa.table({"text": texts[::-1]}), path)
     with pytest.raises(
-        Conflict, match=r"x.parquet changed after it was planned .*plan again, into a new output, or put"
+        Conflict, match=r"x.parquet changed after it was planned .*run again to take it as it is now, or put"
     ):
         blocks_of(plan)
 

@@ -1,6 +1,7 @@
 """The output as others read it: pyarrow, pandas and DuckDB, over the glob the README names."""
 
 import json
+from collections import Counter
 
 import duckdb
 import pandas as pd
@@ -16,6 +17,7 @@ from hfbatch.preprocess import Preprocess
 from hfbatch.sink import Commit
 from hfbatch.source import ReadShard
 from hfbatch.store import open_store
+from tests.crashes import PROCESSES, drive, run_in_process
 from tests.inline import plan_of
 from tests.models import sentences
 
@@ -112,3 +114,67 @@ def test_every_object_says_what_it_is_and_has_page_checksums(written):
         raw[200] ^= 0xFF  # one damaged byte in the data
         with pytest.raises(OSError, match="CRC"):
             pq.ParquetFile(pa.BufferReader(bytes(raw)), page_checksum_verification=True).read()
+
+
+def pyarrow_rows(out):
+    return ds.dataset(out / "data").to_table(columns=["file", "row"]).to_pylist()
+
+
+def pandas_rows(out):
+    return pd.read_parquet(out / "data", columns=["file", "row"]).to_dict("records")
+
+
+def duckdb_rows(out):
+    with duckdb.connect() as connection:
+        found = connection.sql(f"select file, row from '{out}/data/*.parquet'").fetchall()
+    return [{"file": name, "row": row} for name, row in found]
+
+
+def datasets_rows(out):
+    import datasets
+
+    files = sorted(str(path) for path in (out / "data").glob("*.parquet"))
+    return list(
+        datasets.load_dataset("parquet", data_files=files, split="train", streaming=True, columns=["file", "row"])
+    )
+
+
+def ray_rows(out):
+    import ray
+
+    return ray.data.read_parquet(str(out / "data"), columns=["file", "row"]).take_all()
+
+
+READERS = [pyarrow_rows, pandas_rows, duckdb_rows, datasets_rows, pytest.param(ray_rows, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_readers_that_poll_during_a_run_never_fail_and_never_see_a_row_twice(
+    read, classifier, write_parquet, job_for, tmp_path
+):
+    """A first run fills the folder; a second supersedes a file, and readers find the old rows until it publishes."""
+    for name in "ab":
+        path = write_parquet(f"in/{name}.parquet", {"file": [name] * 60, "row": range(60), "text": sentences(60)})
+    job, out = job_for("text-classification", classifier, path.parent), tmp_path / "out"
+
+    def polled(fault):
+        log = str(tmp_path / f"log-{fault}")
+        process = PROCESSES.Process(target=drive, args=(job, fault, log, {"shard_rows": 4}))
+        process.start()
+        seen = []
+        while process.is_alive():
+            if any((out / "data").glob("*.parquet")):
+                seen.append(Counter((row["file"], row["row"]) for row in read(out)))
+        assert max(max(rows.values()) for rows in seen) == 1
+        return process.exitcode, [rows.total() for rows in seen]
+
+    code, totals = polled(None)
+    assert code == 0
+    assert totals == sorted(totals)
+    assert len(read(out)) == 120
+    write_parquet("in/a.parquet", {"file": ["a"] * 70, "row": range(70), "text": sentences(70, seed=9)})
+    code, totals = polled("before-swap:kill")
+    assert code == -9
+    assert set(totals) == {120}, "yesterday's output, all of it, all the while"
+    assert run_in_process(job, None, tmp_path / "log", shard_rows=4) == 0
+    assert len(read(out)) == 130

@@ -142,6 +142,17 @@ def test_grace_ends_even_where_a_shard_does_not(local_ray, plan):
     assert until_it_ends(watching(tally, plan, stopping=stopping)).exit_code == 143
 
 
+def test_a_run_of_whose_workers_nothing_is_heard_ends_rather_than_to_wait_for_ever(local_ray, plan):
+    tally, machine = start_tally(), plan.machine.model_copy(update={"row_timeout_s": 0.4, "grace_s": 0})
+    with watching(tally, replace(plan, machine=machine), stopping=Stopping(0)) as watch:
+        time.sleep(1)
+        assert watch.stopping.reason is None, "a model may take its time to load"
+        ray.get(tally.enter.remote("s"))
+        eventually(lambda: ray.get(tally.stopped.remote()))
+    assert watch.stopping.reason.exit_code == 4
+    assert "no worker was heard of for 1 s" in str(watch.stopping.reason)
+
+
 def test_max_runtime_and_a_stolen_lease_ask_a_run_to_end(local_ray, plan):
     late = watching(start_tally(), replace(plan, machine=plan.machine.model_copy(update={"max_runtime": 0.01})))
     assert "machine.max_runtime of 0.01 s is over" in str(until_it_ends(late))

@@ -1,5 +1,6 @@
 """Workers and nodes that die, leave or hang at each step, through a real Ray: the run ends right all the same."""
 
+import json
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ from hfbatch import pipeline
 from tests.crashes import check_output, committed, inferred
 from tests.inline import plan_of
 from tests.models import sentences
-from tests.test_interrupt import when
+from tests.test_interrupt import start, when
 
 ROWS = Counter(("a", row) for row in range(200))
 MACHINE = {"shard_rows": 40, "row_timeout_s": 5}
@@ -86,18 +87,21 @@ def actors():
 @slow
 def test_a_node_that_is_removed_takes_no_row_with_it(job, tmp_path, monkeypatch):
     """Two nodes; the one without the driver goes away with its model in the middle of the run."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
     node = cluster.add_node(num_cpus=2)
     try:
         ray.init(address=cluster.address, **{k: v for k, v in QUIET.items() if k != "include_dashboard"})
-        removed = when(
-            lambda: len(committed(job["output"]["path"])) >= 2,
-            lambda: cluster.remove_node(node, allow_graceful=False),
-        )
+        gone = []
+
+        def remove():
+            cluster.remove_node(node, allow_graceful=False)
+            gone.append(node)
+
+        removed = when(lambda: len(committed(job["output"]["path"])) >= 2, remove)
         machine = MACHINE | {"shard_rows": 10, "max_batch_rows": 1, "actors": 2, "threads_per_actor": 1}
         pipeline.run(plan_of(job, address=cluster.address, **machine))
         removed.join()
-        assert len([n for n in ray.nodes() if n["Alive"]]) == 1
+        assert gone
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -105,20 +109,16 @@ def test_a_node_that_is_removed_takes_no_row_with_it(job, tmp_path, monkeypatch)
 
 
 @slow
-def test_two_runs_at_once_make_one_output(job, tmp_path, monkeypatch):
-    """The second has stolen the lease: the first gives way, and neither rows nor shards are doubled."""
-    import subprocess
-    import sys
-
-    from tests.test_interrupt import start
-
+def test_a_run_whose_lease_is_stolen_gives_way_and_nothing_is_doubled(job, tmp_path):
+    """Another run takes over while the first is in the middle; both work for a while."""
     first = start(job, tmp_path, "--set=shard_rows=10", "--set=max_batch_rows=1")
     while not committed(job["output"]["path"]):
         assert first.poll() is None, first.communicate()
-    (tmp_path / "out/_hfbatch/lease.json").unlink()
-    command = [sys.executable, "-m", "hfbatch.cli", "run", str(tmp_path / "job.json"), "--set=shard_rows=10"]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    lease = tmp_path / "out/_hfbatch/lease.json"
+    lease.write_text(json.dumps(json.loads(lease.read_text()) | {"run_id": "thief", "pid": 2**22 + 1}))
+    second = start(job, tmp_path, "--set=shard_rows=10", "--wait")
+    _, told = second.communicate(timeout=240)
+    assert second.returncode == 0, told
     _, told = first.communicate(timeout=60)
-    assert second.returncode == 0, second.stderr
-    assert first.returncode in (0, 4, 5, 75), told
+    assert first.returncode in (0, 75), told
     check_output(job["output"]["path"], ROWS)
