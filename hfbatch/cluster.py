@@ -64,6 +64,7 @@ def connected(machine: Machine) -> Iterator[Pool]:
 
 def _start(machine: Machine) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of blocks nobody waits for: the tally has them
     try:
         if machine.address is not None:
             ray.init(address=machine.address, **quiet)

@@ -154,6 +154,7 @@ def test_everything_that_can_be_expected_to_fail_is_one_kind_of_error_with_an_ex
         "ErrorBudgetExceeded": 3,
         "Incomplete": 4,
         "Conflict": 5,
+        "InputChanged": 5,
         "Damage": 6,
         "SystemicError": 70,
         "StorageError": 74,

@@ -56,6 +56,7 @@ def crash_and_resume(job, clean, point, tmp_path, monkeypatch):
     assert clean(job).outcome == "nothing_to_do"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", sorted(POINTS))
 def test_a_first_run_killed_at_any_step_ends_right_on_the_second_try(point, job, clean, tmp_path, monkeypatch):
     crash_and_resume(job, clean, point, tmp_path, monkeypatch)

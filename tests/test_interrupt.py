@@ -52,6 +52,7 @@ def ended(job):
     return ledger.run_file(ledger.runs()[-1], "result.json"), ledger.run_file(ledger.runs()[-1], "report.json")
 
 
+@pytest.mark.slow
 def test_a_signal_and_a_deadline_drain_and_a_rerun_goes_on(job, tmp_path, monkeypatch):
     """In one Ray: SIGTERM after a few commits, then max_runtime, then a run to the end."""
     log, output = tmp_path / "log", job["output"]["path"]

@@ -15,6 +15,7 @@ import pytest
 
 from hfbatch.ledger import Ledger
 from hfbatch.store import open_store
+from tests.crashes import committed, inferred
 from tests.fake_s3 import fake_s3
 from tests.models import sentences
 from tests.processes import family
@@ -69,27 +70,28 @@ def test_kills_of_the_driver_at_random_moments_lose_and_double_nothing(job_file,
     """The moment counts from the start of a run, or from a commit on; a seed that fails can be given here again."""
     seed = random.randrange(10**6)
     rng, ledger = random.Random(seed), Ledger(open_store(str(tmp_path / "out")))
-    committed, everything = {}, Counter((name, row) for name, rows in ROWS.items() for row in range(rows))
+    standing, everything = {}, Counter((name, row) for name, rows in ROWS.items() for row in range(rows))
     for _ in range(kills):
         process = start(job_file)
-        wait_for_commits(ledger, min(len(committed) + rng.randint(0, 8 if kills == 2 else 3), 38), process)
+        wait_for_commits(ledger, min(len(standing) + rng.randint(0, 8 if kills == 2 else 3), 38), process)
         time.sleep(rng.random() * 0.2)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         time.sleep(1)  # its Ray dies with it, within a moment
         now = records(ledger)
-        assert now.items() >= committed.items(), f"seed {seed}: a commit record changed"
-        committed = now
+        assert now.items() >= standing.items(), f"seed {seed}: a commit record changed"
+        standing = now
         assert ledger.success() is None
-        partial = pq.read_table(tmp_path / "out" / "data")  # whole files only, at any moment
-        assert set(rows_in(partial).values()) == {1}, f"seed {seed}"
+        if standing:
+            partial = pq.read_table(tmp_path / "out" / "data")  # whole files only, at any moment
+            assert set(rows_in(partial).values()) == {1}, f"seed {seed}"
     last = start(job_file, "--json")
     stdout, stderr = last.communicate(timeout=180)
     assert last.returncode == 0, (seed, stderr)
     report = json.loads(stdout)
     assert rows_in(pq.read_table(tmp_path / "out" / "data")) == everything, f"seed {seed}"
-    assert records(ledger).items() >= committed.items(), f"seed {seed}: a committed shard was inferred again"
-    assert report["shards_new"] <= report["shards"] - len(committed)
+    assert records(ledger).items() >= standing.items(), f"seed {seed}: a committed shard was inferred again"
+    assert report["shards_new"] <= report["shards"] - len(standing)
     assert report["rows"] == sum(ROWS.values())
     assert ledger.success()["run_id"] == report["run_id"]
 
@@ -101,7 +103,8 @@ def test_kills_of_the_driver_at_random_moments_lose_and_double_nothing(job_file,
         pytest.param(signal.SIGINT, 130, id="SIGINT", marks=pytest.mark.slow),
     ],
 )
-def test_a_signal_ends_the_run_with_its_code_and_says_that_it_resumes(job_file, tmp_path, number, code):
+def test_a_signal_ends_the_run_with_its_code_and_says_that_it_resumes(job_file, tmp_path, monkeypatch, number, code):
+    monkeypatch.setenv("HFBATCH_FAULT_LOG", str(tmp_path / "log"))
     process, ledger = start(job_file), Ledger(open_store(str(tmp_path / "out")))
     wait_for_commits(ledger, 1, process)
     process.send_signal(number)
@@ -110,6 +113,8 @@ def test_a_signal_ends_the_run_with_its_code_and_says_that_it_resumes(job_file, 
     assert "the same command resumes" in stderr
     assert "Traceback" not in stderr
     assert ledger.success() is None
+    assert ledger.run_file(ledger.runs()[-1], "result.json")["exit_code"] == code
+    assert set(inferred(tmp_path / "log")) == committed(str(tmp_path / "out")), "what was in the model is committed"
     assert set(rows_in(pq.read_table(tmp_path / "out" / "data")).values()) == {1}
 
 
@@ -145,7 +150,7 @@ def test_the_same_promise_holds_on_s3(job_file, tmp_path):
         wait_for_commits(ledger, 3, process)
         process.kill()
         process.communicate()
-        committed = records(ledger)
+        standing = records(ledger)
         last = start(job_file, *options, "--json")
         stdout, stderr = last.communicate(timeout=180)
         assert last.returncode == 0, stderr
@@ -154,7 +159,7 @@ def test_the_same_promise_holds_on_s3(job_file, tmp_path):
             with ledger.store.open_input(name) as stream:
                 made += rows_in(pq.read_table(stream))
         assert made == everything
-        assert records(ledger).items() >= committed.items()
+        assert records(ledger).items() >= standing.items()
         assert json.loads(stdout)["rows"] == sum(ROWS.values())
         assert ledger.success() is not None
         assert "secret" not in stderr.lower()

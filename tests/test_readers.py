@@ -145,7 +145,8 @@ def ray_rows(out):
     return ray.data.read_parquet(str(out / "data"), columns=["file", "row"]).take_all()
 
 
-READERS = [pyarrow_rows, pandas_rows, duckdb_rows, datasets_rows, pytest.param(ray_rows, marks=pytest.mark.slow)]
+SLOW = [pytest.param(read, marks=pytest.mark.slow) for read in (pandas_rows, datasets_rows, ray_rows)]
+READERS = [pyarrow_rows, duckdb_rows, *SLOW]
 
 
 @pytest.mark.parametrize("read", READERS)

@@ -35,15 +35,16 @@ def run_with(job, fault, log, monkeypatch):
         return pipeline.run(plan_of(job, **MACHINE))
 
 
-slow = pytest.mark.slow
+pytestmark = pytest.mark.slow  # half a minute each
+
 FAULTS = [
     "after-publish:kill:2",  # published, not committed
-    pytest.param("after-commit:kill:2", marks=slow),  # committed, before Ray hears of it
-    pytest.param("before-inference:kill:2", marks=slow),
-    pytest.param("after-inference:kill:3", marks=slow),
-    pytest.param("before-commit:raise:2", marks=slow),
-    pytest.param("before-inference:exit:2", marks=slow),  # SystemExit, which Ray Data would wait for, for ever
-    pytest.param("before-publish:exit:2", marks=slow),
+    "after-commit:kill:2",  # committed, before Ray hears of it
+    "before-inference:kill:2",
+    "after-inference:kill:3",
+    "before-commit:raise:2",
+    "before-inference:exit:2",  # SystemExit, which Ray Data would wait for, for ever
+    "before-publish:exit:2",
 ]
 
 
@@ -57,7 +58,6 @@ def test_a_worker_that_fails_once_costs_at_most_its_shard_once_more(fault, job, 
     assert max(inferred(log).values()) <= 2
 
 
-@slow
 def test_a_worker_that_is_terminated_in_mid_batch_is_replaced(job, tmp_path, monkeypatch):
     log = tmp_path / "log"
     monkeypatch.setenv("HFBATCH_FAULT_LOG", str(log))
@@ -84,7 +84,6 @@ def actors():
     return [worker for worker in family(os.getpid()) if "MapWorker" in command_of(worker)]
 
 
-@slow
 def test_a_node_that_is_removed_takes_no_row_with_it(job, tmp_path, monkeypatch):
     """Two nodes; the one without the driver goes away with its model in the middle of the run."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
@@ -108,7 +107,6 @@ def test_a_node_that_is_removed_takes_no_row_with_it(job, tmp_path, monkeypatch)
     check_output(job["output"]["path"], ROWS)
 
 
-@slow
 def test_a_run_whose_lease_is_stolen_gives_way_and_nothing_is_doubled(job, tmp_path):
     """Another run takes over while the first is in the middle; both work for a while."""
     first = start(job, tmp_path, "--set=shard_rows=10", "--set=max_batch_rows=1")
