@@ -53,7 +53,7 @@ def _check_rows(content: bytes, shard: Shard, receipt: Receipt, columns: Mapping
         for batch in file.iter_batches():
             rows += len(batch)
             errors.update(text.partition(":")[0] for text in batch["error"].drop_null().to_pylist())
-        found = {entry.name: str(entry.type) for entry in file.schema_arrow}
+        found = {entry.name: _spelled(str(entry.type)) for entry in file.schema_arrow}
     if (said["shard"], said["generation"]) != (receipt.shard, receipt.generation):
         return f"is of shard {said['shard']}, its record of {receipt.shard}"
     if (rows, len(held.numbers)) != (receipt.rows, receipt.rows):
@@ -63,6 +63,11 @@ def _check_rows(content: bytes, shard: Shard, receipt: Receipt, columns: Mapping
     pieces = [(piece.path, piece.fingerprint, piece.start, piece.stop) for piece in shard.pieces]
     if receipt.shard == shard.id and list(held.pieces) != pieces:
         return "holds other rows of the input than the plan says"
-    if columns is not None and found != columns:
+    if columns is not None and found != {name: _spelled(kind) for name, kind in columns.items()}:
         return "has other columns than its generation"
     return None
+
+
+def _spelled(kind: str) -> str:
+    """A type as Parquet gives it back: it has a name of its own for what is in a list."""
+    return kind.replace("<item: ", "<element: ")

@@ -176,3 +176,17 @@ def test_a_disk_that_fills_up_ends_a_run_with_74_and_once_there_is_room_it_goes_
     times = inferred(tmp_path / "log")
     assert len(times) == 19
     assert list(times.values()).count(1) > 3, "what was committed before the disk was full is not inferred again"
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "params"), [("feature-extraction", "encoder", {"pooling": "mean"}), ("fill-mask", "masked", {})]
+)
+def test_outputs_with_nested_columns_are_examined_as_others_are(
+    task, model, params, clean, write_parquet, job_for, request
+):
+    path = write_parquet(
+        "in/a.parquet", texts("a", 5) | {"text": [f"{text} [MASK]" for text in sentences(5, longest=9)]}
+    )
+    job = job_for(task, request.getfixturevalue(model), path, **params)
+    clean(job)
+    check_output(job["output"]["path"], rows(a=5))
