@@ -21,7 +21,7 @@ from hfbatch.stopping import Stopping
 from hfbatch.tally import Failure, Snapshot
 
 INTERVAL_S = 0.5
-STALLED = 2  # times row_timeout_s without a word from any worker
+STALLED, SILENT_S = 2, 1800.0  # times row_timeout_s, and at least so long, without a word: a model may load meanwhile
 
 
 class Watch:
@@ -96,7 +96,7 @@ class Watch:
         if snapshot.heard != self._heard:
             self._heard, self._heard_at = snapshot.heard, now
         silent = now - self._heard_at
-        return silent if snapshot.heard and limit is not None and silent > STALLED * limit else None
+        return silent if snapshot.heard and limit is not None and silent > max(STALLED * limit, SILENT_S) else None
 
     def _show(self, snapshot: Snapshot) -> None:
         """A display that fails must not take the error budget, or the run, with it."""
