@@ -57,7 +57,7 @@ class Commit:
             nbytes=0,
             sha256="",
             errors=dict(errors),
-            stats={**ticket.stats, "write_s": time.perf_counter() - started},
+            stats=ticket.stats,
             run_id=self.run_id,
             carried=ticket.carried,
         )
@@ -65,6 +65,8 @@ class Commit:
         created = False
         if receipt.data is not None:
             receipt, created = publish(ledger, rows, Held(ticket.pieces, numbers), receipt, ticket.staged)
+        if created:
+            receipt = replace(receipt, stats={**receipt.stats, "write_s": time.perf_counter() - started})
         point("before-commit", receipt.shard)
         receipt = ledger.commit(receipt)
         point("after-commit", receipt.shard)

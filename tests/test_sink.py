@@ -1,4 +1,5 @@
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hfbatch import columns as col
+from hfbatch import sink
 from hfbatch.errors import Conflict, Damage, ErrorBudgetExceeded
 from hfbatch.ledger import Ledger
 from hfbatch.postprocess import Postprocess
@@ -52,6 +54,16 @@ def test_a_shard_becomes_one_parquet_object_and_one_record(finished):
         table = pq.read_table(stream, page_checksum_verification=True)
     assert table.schema.equals(plan.job.output_schema)
     assert table["text"].to_pylist() == ["good", None]
+
+
+def test_the_seconds_of_a_write_hold_the_writing_of_the_object(finished, monkeypatch):
+    plan, block = finished
+    real = sink._write_parquet
+    monkeypatch.setattr(sink, "_write_parquet", lambda *arguments: (time.sleep(0.05), real(*arguments)))
+    receipt = json.loads(Commit(plan.job, "run1", 1)(block)["receipt"][0].as_py())
+    assert receipt["stats"]["write_s"] >= 0.05
+    (standing,) = Ledger(open_store(plan.job.output)).receipts(plan.job.generation, [receipt["shard"]])
+    assert standing.stats["write_s"] == receipt["stats"]["write_s"]
 
 
 def test_a_second_writer_adopts_the_object_that_is_there(finished):

@@ -55,10 +55,12 @@ def test_another_thread_ends_what_the_main_thread_waits_for():
 
 def test_an_end_that_comes_too_late_disturbs_nothing():
     stopping = Stopping(grace_s=60)
-    with interruptible(stopping):
+    with pytest.raises(Interrupted) as second, interruptible(stopping):  # noqa: PT012
         stopping.request(Interrupted(15))
         stopping.end()
         time.sleep(0.01)
+        signalled(signal.SIGINT)  # what was late is forgotten: this is a second request, which does not wait
+    assert second.value.exit_code == 130
 
 
 def test_outside_the_main_thread_no_handler_is_set():
