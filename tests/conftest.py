@@ -50,6 +50,14 @@ def minilm() -> Path:
     return Path(spec.origin).parent / "model"
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory, classifier):
+    """A finished output of 50 rows, three of them failed (tests/outputs.py); take a copy before changing it."""
+    from tests.outputs import finished  # torch, which most tests do without
+
+    return finished(tmp_path_factory.mktemp("made"), classifier)
+
+
 @pytest.fixture
 def write_parquet(tmp_path):
     """write_parquet(name, columns, row_group_size=...) -> its path below tmp_path."""

@@ -14,14 +14,9 @@ from hfbatch.lease import Lease
 from hfbatch.load import load_machine
 from hfbatch.tasks.text_classification import TextClassification
 from tests.console import command_in_this_process
-from tests.outputs import copied, finished, flip_a_bit, plan_again, runs_in_this_process
+from tests.outputs import copied, flip_a_bit, plan_again, runs_in_this_process
 
 MACHINE = {"shard_rows": 16}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, classifier):
-    return finished(tmp_path_factory.mktemp("made"), classifier)
 
 
 @pytest.fixture

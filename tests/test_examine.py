@@ -12,12 +12,7 @@ from hfbatch.errors import Conflict, Damage, Incomplete, SpecError
 from hfbatch.examine import examine
 from hfbatch.records import Receipt
 from tests.console import assert_tidy, command_in_this_process
-from tests.outputs import copied, finished, flip_a_bit, plan_again
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, classifier):
-    return finished(tmp_path_factory.mktemp("made"), classifier)
+from tests.outputs import copied, flip_a_bit, plan_again
 
 
 @pytest.fixture

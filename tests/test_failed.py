@@ -7,12 +7,7 @@ import pytest
 from hfbatch.errors import Damage, SpecError
 from hfbatch.failed import FailedRow, count_failed, failed_rows
 from tests.console import assert_tidy, command_in_this_process
-from tests.outputs import copied, finished, plan_again, runs_in_this_process
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, classifier):
-    return finished(tmp_path_factory.mktemp("made"), classifier)
+from tests.outputs import copied, plan_again, runs_in_this_process
 
 
 @pytest.fixture

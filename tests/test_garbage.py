@@ -18,14 +18,9 @@ from hfbatch.planner import make_plan
 from hfbatch.records import data_name, staged_name
 from tests.console import assert_tidy, command_in_this_process
 from tests.inline import plan_of
-from tests.outputs import copied, finished, plan_again, runs_in_this_process
+from tests.outputs import copied, plan_again, runs_in_this_process
 
 DURING_THE_SWAP = {"before-promote"}  # the only step at which data/ lacks rows: what is superseded left, nothing came
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, classifier):
-    return finished(tmp_path_factory.mktemp("made"), classifier)
 
 
 @pytest.fixture

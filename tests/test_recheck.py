@@ -18,11 +18,6 @@ from tests.inline import plan_of
 from tests.outputs import SHARDS, copied, finished, runs_in_this_process
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, classifier):
-    return finished(tmp_path_factory.mktemp("made"), classifier)
-
-
 @pytest.fixture
 def output(made, tmp_path):
     """With every row but two predicted."""

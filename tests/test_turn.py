@@ -13,12 +13,7 @@ from hfbatch.lease import Lease
 from hfbatch.planner import Plan
 from tests.console import command_in_this_process
 from tests.inline import plan_of
-from tests.outputs import copied, finished, runs_in_this_process
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, classifier):
-    return finished(tmp_path_factory.mktemp("made"), classifier)
+from tests.outputs import copied, runs_in_this_process
 
 
 @pytest.fixture
