@@ -6,16 +6,18 @@ Every column that is missing, of another type, or there twice is a problem that 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from hfbatch import hub, tasks
+from hfbatch import hub, kinds, tasks
 from hfbatch.errors import Problem, SpecError
-from hfbatch.job import Job, load_task
-from hfbatch.spec import JobSpec, Loc
+from hfbatch.job import Job, Source, load_task
+from hfbatch.spec import JobSpec, Loc, ModelSpec
 from hfbatch.store import LocalStore, open_store
-from hfbatch.tasks.base import Task
+from hfbatch.tasks.base import Params, Task
 from hfbatch.where import WhereError, columns_of, parse_where
 
 LINEAGE = ("model_id", "model_revision", "parameters", "run_id")
@@ -26,7 +28,8 @@ _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 def bind(spec: JobSpec, model: hub.PinnedModel, schema: pa.Schema) -> Job:
     """The job with its schemas fixed, or a SpecError with all that does not fit."""
     task_class, problems = tasks.find(spec.task), list[Problem]()
-    reads = _reads(spec, task_class, schema, problems)
+    params = task_class.Params.model_validate({**task_class.params_in_name(spec.task), **spec.params})
+    reads, given = _reads(spec, task_class, params, schema, problems)
     keep = _keep(spec, schema, problems)
     needed = {*keep, *reads.values()}
     if spec.input.where is not None:
@@ -35,13 +38,13 @@ def bind(spec: JobSpec, model: hub.PinnedModel, schema: pa.Schema) -> Job:
             needed |= columns_of(spec.input.where)
         except WhereError as error:
             problems.append(spec.origin.problem(("input", "where"), error.message, error.fix))
-    config, predictions = _task_schema(spec, model, task_class, problems)
+    companions = _companions(task_class, params, spec, problems)
+    config, predictions = _task_schema(spec, model, params, companions, given, problems)
     output = _output_schema(spec, schema, keep, predictions, problems)
     if problems:
         raise SpecError(problems)
-    params = task_class.Params.model_validate(spec.params)
     mark = spec.origin.problem(("model", "id"), "")
-    return Job(
+    job = Job(
         name=spec.name,
         task=task_class.name,
         params=params.model_dump(mode="json"),
@@ -50,6 +53,7 @@ def bind(spec: JobSpec, model: hub.PinnedModel, schema: pa.Schema) -> Job:
         attn_implementation=spec.model.attn_implementation,
         trust_remote_code=spec.model.trust_remote_code,
         reads=reads,
+        given=given,
         keep=keep,
         prefix=spec.output.prefix,
         where=spec.input.where,
@@ -58,27 +62,59 @@ def bind(spec: JobSpec, model: hub.PinnedModel, schema: pa.Schema) -> Job:
         errors=spec.errors,
         output=_absolute(spec.output.path),
         model_place=mark.place,
+        companions=companions,
+        media_prefixes=_prefixes(spec),
     )
+    return job.with_seed()
 
 
-def _reads(spec: JobSpec, task: type[Task], schema: pa.Schema, problems: list[Problem]) -> dict[str, str]:
-    """The task's inputs -> columns that are there and can be read as the task's type."""
-    reads = {}
-    known = [*task.reads.names, *task.optional.names]
-    for name in spec.input.columns:
-        if name not in known:
+def _reads(
+    spec: JobSpec, task: type[Task], params: Any, schema: pa.Schema, problems: list[Problem]
+) -> tuple[dict[str, str], pa.Schema]:
+    """The task's inputs -> columns that are there and can be read as the task's kinds; and those kinds."""
+    reads, mapped = {}, spec.input.columns
+    try:
+        given = task.reads_for(params, mapped, schema)
+    except ValueError as error:
+        problems.append(spec.origin.problem(("input", "columns"), str(error), "map them under input.columns"))
+        return {}, task.reads
+    known = list(dict.fromkeys([*task.reads.names, *task.optional.names, *given.names]))
+    for name in mapped:
+        if name not in given.names:
             fix = f"the task reads {', '.join(known)}; write those to the left, your columns to the right"
-            problems.append(spec.origin.problem(("input", "columns", name), f"{task.name} has no input {name!r}", fix))
-    for entry in [*task.reads, *(entry for entry in task.optional if entry.name in spec.input.columns)]:
-        column = spec.input.columns.get(entry.name, entry.name)
+            message = f"{task.name} has no input {name!r}" if name not in known else f"{name!r} is not used here"
+            problems.append(spec.origin.problem(("input", "columns", name), message, fix))
+    for entry in given:
+        column = mapped.get(entry.name, entry.name)
         loc: Loc = ("input", "columns", entry.name)
         if column not in schema.names:
             problems.append(_no_column(spec, loc, column, schema, entry.name))
-        elif not _readable(schema.field(column).type, entry.type):
-            message = f"column {column!r} is {schema.field(column).type}, {task.name} reads {entry.type}"
+        elif not kinds.accepts(entry.type, found := schema.field(column).type):
+            message = f"column {column!r} is {found}, {task.name} reads {kinds.describe(entry.type)}"
             problems.append(spec.origin.problem(loc, message, "name a column of that type"))
+        elif entry.type in kinds.MEDIA and kinds.is_text(found) and not _prefixes(spec):
+            message = f"column {column!r} holds paths, and a path inside a column is read only where that is allowed"
+            fix = "write the folder or URL that they lie below under input.allow_media_prefixes"
+            problems.append(spec.origin.problem(loc, message, fix))
         reads[entry.name] = column
-    return reads
+    return reads, given
+
+
+def _prefixes(spec: JobSpec) -> tuple[str, ...]:
+    """input.allow_media_prefixes, local ones as absolute paths: workers may stand in another folder."""
+    prefixes = spec.input.allow_media_prefixes
+    return tuple(each if "://" in each else str(Path(each).expanduser().absolute()) for each in prefixes)
+
+
+def _companions(task: type[Task], params: Any, spec: JobSpec, problems: list[Problem]) -> dict[str, hub.PinnedModel]:
+    """The models that the task needs beside its own, pinned."""
+    pinned = {}
+    for name, companion in task.companions(params).items():
+        try:
+            pinned[name] = hub.resolve_model(ModelSpec(id=companion.id, revision=companion.revision))
+        except hub.ModelProblem as problem:
+            problems.append(spec.origin.problem(("params", name), problem.message, problem.fix))
+    return pinned
 
 
 def _keep(spec: JobSpec, schema: pa.Schema, problems: list[Problem]) -> tuple[str, ...]:
@@ -96,13 +132,6 @@ def _keep(spec: JobSpec, schema: pa.Schema, problems: list[Problem]) -> tuple[st
     return keep
 
 
-def _readable(found: pa.DataType, wanted: pa.DataType) -> bool:
-    if pa.types.is_string(wanted):
-        kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-        return any(kind(found) for kind in (*kinds, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null))
-    return bool(found.equals(wanted))
-
-
 def _no_column(spec: JobSpec, loc: Loc, name: str, schema: pa.Schema, task_input: str | None = None) -> Problem:
     if not schema.names:
         return spec.origin.problem(loc, f"the input has no column {name!r}: its files have no rows", "name other files")
@@ -114,13 +143,21 @@ def _no_column(spec: JobSpec, loc: Loc, name: str, schema: pa.Schema, task_input
 
 
 def _task_schema(
-    spec: JobSpec, model: hub.PinnedModel, task: type[Task], problems: list[Problem]
+    spec: JobSpec,
+    model: hub.PinnedModel,
+    params: Params,
+    companions: Mapping[str, hub.PinnedModel],
+    given: pa.Schema,
+    problems: list[Problem],
 ) -> tuple[Any, pa.Schema]:
     """The checkpoint's config and the columns the task will write."""
+    task = tasks.find(spec.task)
     try:
         trust = spec.model.trust_remote_code
         folder = hub.fetch(model, weights=False, code=trust)
-        made = load_task(task.name, spec.params, folder, trust, model.code_revision)
+        beside = tuple((name, hub.fetch(each, weights=False)) for name, each in sorted(companions.items()))
+        source = Source(folder, trust, model.code_revision, beside)
+        made = load_task(task.name, params.model_dump(mode="json"), source, given)
         return made.config, made.writes()
     except hub.ModelProblem as problem:
         problems.append(spec.origin.problem(("model", problem.key), problem.message, problem.fix))

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from operator import add
 from typing import TypeVar
 
 import numpy as np
@@ -70,9 +71,42 @@ def ticket_of(table: pa.Table) -> Ticket:
     return Ticket(**json.loads(texts[0]))
 
 
+def part(table: pa.Table, rows: Array) -> pa.Table:
+    """The rows `rows` (indices) of a block, with a ticket for them alone."""
+    ticket = replace(ticket_of(table), rows=len(rows), stats={})
+    return ticket.on(table.take(pa.array(rows)))
+
+
+def total(parts: Sequence[Mapping[str, float | str]]) -> dict[str, float]:
+    """The numbers in the stats of parts of a block, for all of it: sums, but the extremes of peaks and of times."""
+    made: dict[str, float] = {}
+    for stats in parts:
+        for name, value in stats.items():
+            if not isinstance(value, str):
+                combine = {"first_s": min, "last_s": max}.get(name, max if name.startswith("peak_") else add)
+                made[name] = combine(made[name], value) if name in made else value
+    return made
+
+
 def digest(rows: Array) -> str:
     """A fingerprint of row numbers in order."""
     return hashlib.sha256(np.ascontiguousarray(rows, dtype=np.int64).tobytes()).hexdigest()[:16]
+
+
+def keys(ticket: Ticket, rows: Array) -> Array:
+    """(rows,) uint64: what tells a row apart from all others of the dataset, whatever shard, batch or run it is in.
+
+    Made of the file's path and the row's number in the file, mixed as splitmix64 does.
+    """
+    made, first = np.zeros(len(rows), dtype=np.uint64), 0
+    for path, _, start, stop in ticket.pieces:
+        own = (rows >= first) & (rows < first + stop - start)
+        file = int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest())
+        made[own] = np.uint64(file) + (rows[own] - first + start).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        first += stop - start
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        made = (made ^ (made >> np.uint64(shift))) * np.uint64(factor)
+    return made ^ (made >> np.uint64(31))
 
 
 def with_column(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:

@@ -163,6 +163,7 @@ class Draft:
         self.tree["task"] = task.name
         if not isinstance(params, dict):
             return task
+        params = {**task.params_in_name(name), **params}
         try:
             checked = task.Params.model_validate(params)
         except ValidationError as error:

@@ -14,7 +14,6 @@ import threading
 import time
 import traceback
 from collections import deque
-from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -75,7 +74,7 @@ class Isolated:
                 rows = todo.popleft()
                 child = child or Child(self.predict)
                 try:
-                    made.append((rows, child.ask(_part(table, rows))))
+                    made.append((rows, child.ask(col.part(table, rows))))
                 except Died as death:
                     child.end()
                     child = None
@@ -92,13 +91,8 @@ class Isolated:
 
     def _joined(self, table: pa.Table, made: Parts, crashed: dict[int, RowError], started: float) -> pa.Table:
         """`table` with what `predict` would have added, and the ticket of one that did all of the work."""
-        stats: dict[str, float] = {}
-        errors = dict(crashed)
+        stats, errors = col.total([col.ticket_of(part).stats for _, part in made]), dict(crashed)
         for rows, part in made:
-            for name, value in col.ticket_of(part).stats.items():
-                if not isinstance(value, str):
-                    old = stats.get(name, 0)
-                    stats[name] = max(old, value) if name.startswith("peak_") else old + value
             errors |= {int(rows[row]): error for row, error in errors_in(part).items()}
         for name in ("rows", "errors"):
             stats[name] = stats.get(name, 0) + len(crashed)
@@ -209,12 +203,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
-
-
-def _part(table: pa.Table, rows: Array) -> pa.Table:
-    """These rows, with a ticket for them alone."""
-    ticket = replace(col.ticket_of(table), rows=len(rows), stats={})
-    return ticket.on(table.take(pa.array(rows)))
 
 
 def _join(parts: list[tuple[Array, Sequences]]) -> Sequences:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
-from hfbatch import hub, tasks
+from hfbatch import heads, hub, tasks
+from hfbatch.checkpoint import Checkpoint
 from hfbatch.errors import Problem
 from hfbatch.spec import ErrorsSpec
 from hfbatch.tasks.base import Task
-from hfbatch.trust import without_code
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Job:
     attn_implementation: str | None
     trust_remote_code: bool
     reads: Mapping[str, str]  # the task's input -> the dataset's column
+    given: pa.Schema  # the task's inputs with their kinds (kinds.py), in the order of `reads`
     keep: tuple[str, ...]
     prefix: str
     where: str | None
@@ -38,15 +40,30 @@ class Job:
     errors: ErrorsSpec
     output: str
     model_place: str = ""  # where model.id stands in the job file, for messages
+    companions: Mapping[str, hub.PinnedModel] = field(default_factory=dict)  # see tasks.base.Task
+    media_prefixes: tuple[str, ...] = ()
 
     def fetch_model(self) -> str:
-        """A local folder with the checkpoint; downloads it where it is not there yet."""
+        """A local folder with the checkpoint; downloads it, and its companions, where they are not there yet."""
+        for companion in self.companions.values():
+            hub.fetch(companion)
         return hub.fetch(self.model, code=self.trust_remote_code)
 
     def make_task(self) -> Task:
         """The task with its config and tokenizer."""
         folder = hub.fetch(self.model, weights=False, code=self.trust_remote_code)
-        return load_task(self.task, self.params, folder, self.trust_remote_code, self.model.code_revision)
+        beside = tuple((name, hub.fetch(each, weights=False)) for name, each in sorted(self.companions.items()))
+        checkpoint = Source(folder, self.trust_remote_code, self.model.code_revision, beside)
+        return load_task(self.task, self.params, checkpoint, self.given)
+
+    def with_seed(self) -> Job:
+        """The job with the seed that sampling starts from, where its task has one and nobody wrote it.
+
+        It is drawn from the job's identity: a rerun finds the same, and it is logged with the other params.
+        """
+        if "seed" not in self.params or self.params["seed"] is not None:
+            return self
+        return replace(self, params={**self.params, "seed": int(self.generation[:8], 16) >> 1})
 
     def problem_with_head(self, missing: list[str]) -> Problem:
         """The checkpoint lacks weights that the task needs."""
@@ -57,7 +74,8 @@ class Job:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that affects a value. Batch size, actors and the place of the output are not in it."""
-        code = {"remote_code": self.model.code_revision or self.model.commit} if self.trust_remote_code else {}
+        more = {"remote_code": self.model.code_revision or self.model.commit} if self.trust_remote_code else {}
+        more |= {name: f"{each.id}@{each.commit}" for name, each in self.companions.items()}
         return {
             "task": self.task,
             "task_version": tasks.find(self.task).version,
@@ -68,7 +86,7 @@ class Job:
             "input_columns": dict(self.reads),
             "where": self.where,
             "output_columns": {name.name: str(name.type) for name in self.output_schema},
-            **code,
+            **more,
         }
 
     @cached_property
@@ -80,31 +98,39 @@ class Job:
     def parameters(self) -> str:
         """What stands in each row's `parameters`: canonical JSON of all that affects the value but the commit."""
         names = ("task", "params", "dtype", "attn_implementation", "input_columns", "remote_code")
-        return canonical({name: self.identity[name] for name in names if name in self.identity})
+        return canonical({name: self.identity[name] for name in chain(names, self.companions) if name in self.identity})
 
 
-def load_task(
-    name: str, params: Mapping[str, Any], folder: str, trust_remote_code: bool, code_revision: str | None = None
-) -> Task:
-    """The task `name` for the checkpoint in `folder`; loaded once a process. AccessRefused: it wants to run code."""
-    return _load_task(name, canonical(params), folder, trust_remote_code, code_revision)
+@dataclass(frozen=True)
+class Source:
+    """Where a Checkpoint is read from; hashable."""
+
+    folder: str
+    trust_remote_code: bool = False
+    code_revision: str | None = None
+    companions: tuple[tuple[str, str], ...] = ()
+
+
+def load_task(name: str, params: Mapping[str, Any], source: Source, given: pa.Schema | None = None) -> Task:
+    """The task `name` for the checkpoint in `source`; loaded once a process.
+
+    ValueError, OSError, KeyError: the checkpoint cannot serve it. AccessRefused: it wants to run code.
+    """
+    return _load_task(name, canonical(params), source, given)
 
 
 @lru_cache(maxsize=4)
-def _load_task(name: str, params: str, folder: str, trust_remote_code: bool, code_revision: str | None) -> Task:
-    from transformers import AutoConfig, AutoTokenizer
+def _load_task(name: str, params: str, source: Source, given: pa.Schema | None) -> Task:
+    task, checkpoint = tasks.find(name), _checkpoint(source)
+    heads.check(task.auto_class(checkpoint.config), checkpoint.config)
+    checkpoint.require(task.needs)
+    return task(task.Params.model_validate_json(params), checkpoint, given)
 
-    task = tasks.find(name)
-    # False, not None: at None transformers asks on the terminal
-    code = {"trust_remote_code": trust_remote_code, "code_revision": code_revision}
-    with without_code(folder, trust_remote_code):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, **code)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **code)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:  # tokenizer.json may carry a truncation and a fixed padding of its own
-        backend.no_truncation()
-        backend.no_padding()
-    return task(task.Params.model_validate_json(params), config, tokenizer)
+
+@lru_cache(maxsize=4)
+def _checkpoint(source: Source) -> Checkpoint:
+    beside = dict(source.companions)
+    return Checkpoint(source.folder, source.trust_remote_code, source.code_revision, beside)
 
 
 def canonical(value: Any) -> str:

@@ -8,13 +8,11 @@ not finite then, it is an error, not a prediction. Where nearly all of the first
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import resource
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,73 +21,22 @@ import torch
 
 from hfbatch import columns as col
 from hfbatch.batch import halve, pack_by_length, padded_tokens
-from hfbatch.errors import RowError, SpecError, SystemicError
+from hfbatch.errors import RowError
 from hfbatch.faults import point
 from hfbatch.layout import PaddedBatch, input_lengths
+from hfbatch.loading import device_for, load_model
 from hfbatch.precision import in_float32, is_float32
 from hfbatch.preprocess import Preprocess
 from hfbatch.results import Results, to_numpy
-from hfbatch.sequences import Array, Column, Sequences
+from hfbatch.sequences import SHAPE, Array, Column, Sequences
+from hfbatch.streaming import joined, windows
 from hfbatch.tally import DeviceLost, Meter, Report
-from hfbatch.tasks.base import Task
-from hfbatch.trust import without_code
 from hfbatch.verdict import LEAST, SAMPLE, errors_in, refuse_common_fault, rows_judged, sample_first
 from hfbatch.watchdog import Watchdog
-from hfbatch.weights import unreadable
 
 if TYPE_CHECKING:
     from hfbatch.job import Job
     from hfbatch.spec import Machine
-
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 16384  # on CPU more tokens outgrow the cache: 8k is a third slower
-
-
-def _device(gpu: bool | None) -> torch.device:
-    """Where the model goes. A GPU that was reserved and cannot be used is an error, not a reason for the CPU."""
-    if gpu and not torch.cuda.is_available():
-        raise SystemicError(
-            f"Ray reserved a GPU for the model, but torch {torch.__version__} cannot use one; install a CUDA build of "
-            "torch, or write gpus_per_actor: 0"
-        )
-    return torch.device("cuda" if torch.cuda.is_available() and gpu is not False else "cpu")
-
-
-def load_model(job: Job, task: Task, device: torch.device) -> Any:
-    """The checkpoint on `device`, ready for inference. SpecError when it has no weights for this task's head."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    for name in ("httpx", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    folder = job.fetch_model()
-    options: dict[str, Any] = {
-        "dtype": getattr(torch, job.dtype),
-        "attn_implementation": job.attn_implementation,
-        "trust_remote_code": job.trust_remote_code,
-        "code_revision": job.model.code_revision,
-        "use_safetensors": None if job.model.allow_pickle else True,  # None: where there are none, pickles
-        "weights_only": True,
-        "local_files_only": True,
-        "output_loading_info": True,
-    }
-    try:
-        with without_code(job.model.id, job.trust_remote_code):
-            model, loading = getattr(transformers, task.auto_model).from_pretrained(folder, **options)
-    except Exception as error:
-        if failure := unreadable(job.model.id, Path(folder), error):
-            raise failure from error
-        raise
-    missing = sorted(key for key in loading["missing_keys"] if not _is_unused(key, task))
-    if missing:
-        raise SpecError([job.problem_with_head(missing)])
-    if getattr(model.config, "pad_token_id", None) is None:
-        model.config.pad_token_id = task.pad_value("input_ids")
-    return model.eval().to(device)
-
-
-def _is_unused(key: str, task: Task) -> bool:
-    return any(key.startswith(prefix) or f".{prefix}" in key for prefix in task.unused_weights)
 
 
 class Predict:
@@ -111,22 +58,24 @@ class Predict:
         started = time.perf_counter()
         self.job, self.machine, self.threads, self.gpu = job, machine, threads, gpu
         torch.set_num_threads(threads)
-        self.device = _device(gpu)
+        self.device = device_for(gpu)
         self.preprocess = preprocess
         self.task, self.worker = job.make_task(), f"{socket.gethostname()}:{os.getpid()}"
-        default = GPU_BATCH_TOKENS if self.device.type == "cuda" else CPU_BATCH_TOKENS
+        default = self.task.batch_tokens[self.device.type == "cuda"]
         self.budget = default if machine.max_batch_tokens == "auto" else machine.max_batch_tokens
         self.max_rows = machine.max_batch_rows
         self.watchdog = Watchdog(machine.row_timeout_s)
         self.announce: Callable[[Array], None] | None = None  # called before every forward, with the rows in it
         self.unproven = True  # the first rows still have to show that the code works
         self._place: Callable[[int], str] = "row {}".format
+        self._first = 0  # row of the block that the rows at hand begin with
         self.meter, self.report = Meter(), report
         self.model: Any = self._load()
         self.load_s = time.perf_counter() - started
 
     def _load(self) -> Any:
         model = load_model(self.job, self.task, self.device)
+        self.task.loaded(model)
         return torch.compile(model, dynamic=True) if self.machine.compile else model
 
     def release(self) -> None:
@@ -145,20 +94,34 @@ class Predict:
         if self.model is None:
             started = time.perf_counter()
             self.model, self.load_s = self._load(), time.perf_counter() - started
-        with self.watchdog:
-            return self._predicted(self._preprocessed(table))
-
-    def _preprocessed(self, table: pa.Table) -> pa.Table:
         ticket = col.ticket_of(table)
-        numbers = table[col.ROW]
-        self._place = lambda row: ticket.place(numbers[row].as_py())
         if ticket.base is not None:
             self.unproven = False  # rows that failed where others went through: no sample of the data
-        if self.unproven and ticket.rows:
-            sample = table.slice(0, SAMPLE)
-            errors = errors_in(sample if self.preprocess is None else self.preprocess(sample))
-            refuse_common_fault(len(sample), errors, self._place)
+        with self.watchdog:
+            if self.preprocess is not None and self.task.streams and ticket.rows:
+                return joined(table, [self._window(*window) for window in windows(table, self.preprocess)])
+            return self._predicted(self._preprocessed(table))
+
+    def _window(self, first: int, rows: pa.Table) -> pa.Table:
+        """The results of some rows of a block, which are there as model inputs; `first` is their place in it."""
+        self.watchdog.renew()
+        self._first = first
+        self._judge_sample(rows, errors_in(rows))
+        return self._predicted(rows)
+
+    def _preprocessed(self, table: pa.Table) -> pa.Table:
+        self._first = 0
+        sample = table.slice(0, SAMPLE if self.unproven else 0)
+        if len(sample) and col.ticket_of(table).rows:
+            self._judge_sample(table, errors_in(sample if self.preprocess is None else self.preprocess(sample)))
         return table if self.preprocess is None else self.preprocess(table)
+
+    def _judge_sample(self, table: pa.Table, errors: dict[int, RowError]) -> None:
+        """Refuse what made the first rows of `table` fail alike before the model saw them."""
+        ticket, numbers = col.ticket_of(table), table[col.ROW]
+        self._place = lambda row: ticket.place(numbers[row].as_py())
+        if self.unproven:
+            refuse_common_fault(min(len(table), SAMPLE), errors, self._place)
 
     def _predicted(self, table: pa.Table) -> pa.Table:
         ticket, before, started = col.ticket_of(table), Meter(**vars(self.meter)), time.time()
@@ -170,9 +133,8 @@ class Predict:
         self.meter.errors += len(table) - table[col.ERROR].null_count + len(errors)
         if self.report is not None:
             self.report(self.meter)
-        spent = vars(self.meter - before)
         ticket = ticket.plus(
-            **spent,
+            **vars(self.meter - before),
             actor=self.worker,
             load_s=self.load_s,
             first_s=started,
@@ -180,19 +142,21 @@ class Predict:
             **_peaks(self.device),
         )
         self.load_s = 0.0
-        fed = [col.INPUT + name for name in self.task.inputs if name in sequences.columns]
-        table = table.drop_columns(fed)
+        task = self.task
+        spent = (*task.inputs, *(name + SHAPE for name in task.inputs), *task.host, "length")
+        table = table.drop_columns([col.INPUT + name for name in spent if name in sequences.columns])
         table = col.with_errors(col.with_sequences(table, col.OUTPUT, outputs), errors)
         return ticket.on(table)
 
     def predict(self, sequences: Sequences) -> tuple[Sequences, dict[int, RowError]]:
         """Results for each sequence, in order, and errors by row. A row that fails in part has no results at all."""
-        lengths = input_lengths(sequences, self.task)
+        lengths, shapes = input_lengths(sequences, self.task), sequences.shapes()
         results = Results()
         for part in sample_first(sequences.row) if self.unproven else [np.arange(len(sequences))]:
-            for batch in pack_by_length(lengths[part], self.budget, self.max_rows):
+            kinds = None if shapes is None else shapes[part]
+            for batch in pack_by_length(lengths[part], self.budget, self.max_rows, kinds):
                 self._run(sequences, part[batch], lengths, results)
-            self._try_again(sequences, lengths, results)
+            self._try_again(sequences, lengths, shapes, results)
             if self.unproven:
                 self._judge(sequences.row, part, results)
         return results.of(sequences)
@@ -223,7 +187,7 @@ class Predict:
             self._run(sequences, half, lengths, results)
         return None
 
-    def _try_again(self, sequences: Sequences, lengths: Array, results: Results) -> None:
+    def _try_again(self, sequences: Sequences, lengths: Array, shapes: Array | None, results: Results) -> None:
         """What was not finite once more, in float32; where that is what it was in, without padding."""
         left, results.broken = set(results.broken), []
         if not left:
@@ -232,7 +196,8 @@ class Predict:
         most = 1 if is_float32(self.model) else self.max_rows
         try:
             with in_float32(self.model) as model:
-                for chosen in pack_by_length(lengths[bad], max(1, self.budget // 2), most):
+                kinds = None if shapes is None else shapes[bad]
+                for chosen in pack_by_length(lengths[bad], max(1, self.budget // 2), most, kinds):
                     outputs = self._attempt(sequences.take(bad[chosen]), model)
                     if not isinstance(outputs, RowError):
                         results.keep(bad[chosen], outputs)
@@ -262,11 +227,13 @@ class Predict:
 
     def _forward(self, batch: Sequences, model: Any) -> dict[str, Column]:
         if self.announce is not None:
-            self.announce(batch.row)
+            self.announce(batch.row + self._first)
         self.watchdog.renew()
         started = time.perf_counter()
         with torch.inference_mode():
-            outputs = self.task.forward(model, PaddedBatch(batch, self.task, self.device))
+            outputs = self.task.forward(
+                model, PaddedBatch(batch, self.task, self.device, getattr(model, "dtype", None))
+            )
             columns = to_numpy(outputs)
         self.meter.forward_s += time.perf_counter() - started
         for name, column in columns.items():

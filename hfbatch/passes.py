@@ -18,7 +18,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from hfbatch import source
+from hfbatch import source, tasks
 from hfbatch.access import redact
 from hfbatch.cluster import Guard, Pool, connected, start_tally, throttled
 from hfbatch.columns import ticket_of
@@ -123,7 +123,7 @@ def _stages(run: Run, pool: Pool, tally: Any) -> Callable[[ray.data.Dataset], ra
 
     def connect(rows: ray.data.Dataset) -> ray.data.Dataset:
         rows = _map_blocks(rows, read, num_cpus=READ_CPUS, max_retries=RETRIES)
-        if not pool.cpu_steps_in_actor:
+        if not _preprocess_in_actor(job, pool):
             rows = _map_blocks(rows, preprocess, num_cpus=READ_CPUS, max_retries=RETRIES)
         rows = _map_blocks(rows, Actor, **_actor_options(pool))
         return _map_blocks(rows, finish, num_cpus=FINISH_CPUS, max_retries=RETRIES)
@@ -138,7 +138,7 @@ def _model_step(run: Run, pool: Pool, tally: Any) -> Callable[[pa.Table], pa.Tab
 
     job, in_actor = run.job, pool.cpu_steps_in_actor
     report = throttled(tally, f"{socket.gethostname()}:{os.getpid()}")
-    preprocess = Preprocess(job) if in_actor else None
+    preprocess = Preprocess(job) if _preprocess_in_actor(job, pool) else None
     predict = Predict(job, run.machine, pool.threads, preprocess, report, gpu=pool.gpus > 0)
     predict.unproven = not (run.proven or ray.get(tally.works.remote()))
     isolated, postprocess = Isolated(predict), Postprocess(job, run.id) if in_actor else None
@@ -161,6 +161,11 @@ def _model_step(run: Run, pool: Pool, tally: Any) -> Callable[[pa.Table], pa.Tab
         return made
 
     return step
+
+
+def _preprocess_in_actor(job: Job, pool: Pool) -> bool:
+    """Whether the step before the model runs beside it: on CPUs, and where inputs are too large to send."""
+    return pool.cpu_steps_in_actor or tasks.find(job.task).streams
 
 
 def _actor_options(pool: Pool) -> dict[str, Any]:

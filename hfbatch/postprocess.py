@@ -27,7 +27,7 @@ class Postprocess:
         """Null in every column of the task where a row has an error."""
         started, ticket = time.perf_counter(), col.ticket_of(table)
         good = np.flatnonzero(np.asarray(table[col.ERROR].is_null())) if ticket.rows else np.zeros(0, dtype=np.int64)
-        outputs, (rows, _) = _outputs(table, good), task_rows(self.job, table)
+        outputs, (rows, _) = _outputs(table, good), task_rows(self.job, table, media=False)
 
         def predictions_of(index: Array) -> pa.Table:
             own = outputs.take(np.flatnonzero(np.isin(outputs.row, index)))

@@ -1,7 +1,7 @@
 """Rows in, the same rows with ragged model inputs out. Runs on CPU, as a stage or beside the model; never pads.
 
-Rows are checked before the task sees them: a null, text that is not UTF-8, or whatever the task raises becomes that
-row's error, and the others go on.
+Rows are checked before the task sees them: a null, text that is not UTF-8, a path that may not be read, or whatever
+the task raises becomes that row's error, and the others go on.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from hfbatch import columns as col
+from hfbatch import kinds
 from hfbatch.errors import RowError
+from hfbatch.media import read_media
 from hfbatch.sequences import Array, Sequences, concat
+from hfbatch.tasks.base import KEY
 
 if TYPE_CHECKING:
     from hfbatch.job import Job
@@ -35,6 +38,8 @@ class Preprocess:
         ticket = col.ticket_of(table)
         if ticket.rows:  # else its one row only stands for the shard
             rows, errors = task_rows(self.job, table)
+            if self.task.keyed:
+                rows = rows.append_column(KEY, pa.array(col.keys(ticket, table[col.ROW].to_numpy())))
             good = np.setdiff1d(np.arange(len(table)), list(errors))
             parts, failed = col.isolate(lambda index: self._sequences(rows.take(index)), good, "preprocess_failed")
             table = col.with_sequences(table, col.INPUT, _join(parts))
@@ -50,22 +55,30 @@ class Preprocess:
         return made
 
 
-def task_rows(job: Job, table: pa.Table) -> tuple[pa.Table, dict[int, RowError]]:
-    """The columns the task reads, under the task's names and text as text; and what is wrong with a row.
+def task_rows(job: Job, table: pa.Table, *, media: bool = True) -> tuple[pa.Table, dict[int, RowError]]:
+    """The columns the task reads, under the task's names and as their kinds (kinds.py); and what is wrong with a row.
 
-    That is a null, or bytes that are not UTF-8 (which become an empty text).
+    That is a null, bytes that are not UTF-8 (which become an empty text), media that cannot be had. `media=False`
+    leaves those out, for who does not need them again.
     """
     rows, errors = {}, dict[int, RowError]()
-    for name, source in job.reads.items():
-        column = table[source].combine_chunks()
+    for entry in job.given:
+        name, column = entry.name, table[job.reads[entry.name]].combine_chunks()
+        if pa.types.is_null(column.type) and entry.type not in (kinds.ANY, *kinds.MEDIA):
+            column = column.cast(entry.type)
         for null in np.flatnonzero(np.asarray(column.is_null())):
             errors.setdefault(int(null), RowError("null_input", f"{name} is null"))
-        if any(holds(column.type) for holds in _TEXTUAL):
+        if entry.type in kinds.MEDIA:
+            if not media:
+                continue
+            column, unread = read_media(name, column, entry.type, job.media_prefixes)
+            errors |= {row: error for row, error in unread.items() if row not in errors}
+        elif entry.type in (kinds.TEXT, kinds.ANY) and any(holds(column.type) for holds in _TEXTUAL):
             column, broken = _utf8(column)
             for row in broken:
                 errors.setdefault(row, RowError("bad_utf8", f"{name} is not UTF-8 text"))
         rows[name] = column
-    return pa.table(rows), errors
+    return (pa.table(rows) if rows else table.select([])), errors
 
 
 def _utf8(column: pa.Array) -> tuple[pa.Array, list[int]]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from hfbatch.errors import RowError
 
 Array: TypeAlias = np.ndarray[Any, Any]
+SHAPE = ".shape"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,13 @@ class Ragged:
         offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
         return cls(values, offsets)
+
+    @classmethod
+    def from_arrays(cls, arrays: Sequence[Array], dtype: Any = np.float32) -> Ragged:
+        """Arrays of any shapes, flat; put their shapes beside them (see Sequences)."""
+        lengths = np.fromiter((array.size for array in arrays), dtype=np.int64, count=len(arrays))
+        flat = [np.asarray(array, dtype=dtype).reshape(-1) for array in arrays]
+        return cls.from_lengths(np.concatenate(flat) if flat else np.zeros(0, dtype=dtype), lengths)
 
     @classmethod
     def from_lists(cls, lists: Sequence[Sequence[int]], dtype: Any = np.int32) -> Ragged:
@@ -66,7 +74,9 @@ Column: TypeAlias = Array | Ragged
 class Sequences:
     """Columns of equal length, one entry a sequence, and the row each sequence belongs to.
 
-    `row` never decreases. A row without a sequence has an entry in `errors`.
+    `row` never decreases. A row without a sequence has an entry in `errors`. Names with a meaning: `length` is what a
+    sequence costs in tokens, where that is not the length of its first ragged model input; a ragged `x` beside a
+    dense `x.shape` (sequences, axes) holds arrays of that shape, and only sequences of equal shapes share a batch.
     """
 
     row: Array  # (sequences,) int64, index into the rows of the table they were made from
@@ -78,6 +88,14 @@ class Sequences:
 
     def __getitem__(self, name: str) -> Column:
         return self.columns[name]
+
+    def shapes(self) -> Array | None:
+        """(sequences,) int64, equal where all shapes are; None where nothing has a shape."""
+        named = [self.dense(name) for name in self.columns if name.endswith(SHAPE)]
+        if not named:
+            return None
+        found: Array = np.unique(np.concatenate(named, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+        return found
 
     def take(self, index: Array) -> Sequences:
         """The sequences of `index`, in that order; errors are left behind."""

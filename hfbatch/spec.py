@@ -102,6 +102,10 @@ class InputSpec(Spec):
         str | None, Field(description="only rows for which this holds, such as: stars >= 3 and lang == 'en'")
     ] = None
     limit: Annotated[PositiveInt | None, Field(description="at most this many rows, after `where`")] = None
+    allow_media_prefixes: Annotated[
+        list[str],
+        Field(description="folders or URLs below which paths inside image and audio columns may be read; else refused"),
+    ] = Field(default_factory=list)
 
     @property
     def paths(self) -> list[str]:

@@ -93,7 +93,7 @@ def test_an_input_that_is_not_mapped_says_how_to_map_it(job):
 def test_a_column_of_another_type_names_both(job):
     job["input"]["columns"] = {"text": "id"}
     message, _ = problems(job)["input.columns.text"]
-    assert message == "column 'id' is int64, text-classification reads string"
+    assert message == "column 'id' is int64, text-classification reads text"
 
 
 def test_an_input_the_task_does_not_have_is_a_problem(job):

@@ -13,7 +13,7 @@ from hfbatch.sequences import Ragged, Sequences
 from hfbatch.tasks.text_classification import TextClassification, TextClassificationParams
 
 CPU = torch.device("cpu")
-TASK = TextClassification(TextClassificationParams(), None, SimpleNamespace(pad_token_id=9))
+TASK = TextClassification(TextClassificationParams(), SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=9)))
 lists = st.lists(st.lists(st.integers(10, 99), min_size=1, max_size=9), min_size=1, max_size=9)
 equal = st.integers(1, 6).flatmap(
     lambda size: st.lists(st.lists(st.integers(10, 99), min_size=size, max_size=size), min_size=1, max_size=6)
@@ -74,7 +74,7 @@ class Audio(TextClassification):
 
 def test_inputs_of_one_shape_cost_one_token_each_and_are_not_masked():
     pixels = np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2)
-    task, sequences = Images(TASK.params, None, None), Sequences(np.arange(2), {"pixel_values": pixels})
+    task, sequences = Images(TASK.params, TASK.checkpoint), Sequences(np.arange(2), {"pixel_values": pixels})
     assert input_lengths(sequences, task).tolist() == [1, 1]
     batch = PaddedBatch(sequences, task, CPU)
     assert batch.inputs.keys() == {"pixel_values"}
@@ -85,7 +85,7 @@ def test_inputs_of_one_shape_cost_one_token_each_and_are_not_masked():
 def test_ragged_floats_are_padded_as_floats(shape):
     values = np.linspace(0.1, 0.9, int(np.prod(shape)), dtype=np.float32).reshape(shape)
     sequences = Sequences(np.arange(2), {"input_values": Ragged.from_lengths(values, np.array([2, 3]))})
-    batch = PaddedBatch(sequences, Audio(TASK.params, None, None), CPU)
+    batch = PaddedBatch(sequences, Audio(TASK.params, TASK.checkpoint), CPU)
     made = batch.inputs["input_values"]
     assert (made.dtype, tuple(made.shape)) == (torch.float32, (2, 3, *shape[1:]))
     assert np.array_equal(batch.tokens(made).numpy(), values)

@@ -1,6 +1,8 @@
 """Predict on a real tiny model, wrapped where needed in one that fails as models fail."""
 
+import json
 import math
+import shutil
 import weakref
 from dataclasses import replace
 from itertools import pairwise
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from hfbatch import columns as col
 from hfbatch.batch import pack_by_length, padded_tokens
 from hfbatch.errors import SpecError, SystemicError
-from hfbatch.model import CPU_BATCH_TOKENS, Predict
+from hfbatch.model import Predict
 from hfbatch.preprocess import Preprocess
 from hfbatch.results import Results, to_numpy
 from hfbatch.sequences import Ragged, Sequences
@@ -257,7 +259,7 @@ def test_a_row_that_float32_does_not_help_keeps_its_error(make_plan, monkeypatch
     assert outputs.row.tolist() == [0, 2]
     assert [tensor.data_ptr() for tensor in predict.model.parameters()] == at
     assert predict.model.model.dtype == torch.bfloat16
-    assert predict.budget == CPU_BATCH_TOKENS or predict.device.type == "cuda"
+    assert predict.budget == predict.task.batch_tokens[0] or predict.device.type == "cuda"
 
 
 @pytest.mark.parametrize("rows", [2, 20, 64])
@@ -435,7 +437,7 @@ def test_a_task_that_gives_other_results_than_sequences_is_found_out(make_plan, 
     predict = Predict(plan.job, plan.machine, 1)
     inner = type(predict.task)
     method = lambda self, model, batch: forward(inner.forward(self, model, batch)["logits"])  # noqa: E731
-    predict.task = type("Wrong", (inner,), {"forward": method})(predict.task.params, None, predict.task.tokenizer)
+    predict.task = type("Wrong", (inner,), {"forward": method})(predict.task.params, predict.task.checkpoint)
     sequences = sequences_of(predict, ["good", "bad"])
     assert isinstance(predict._attempt(sequences), Exception)
     assert "AssertionError" in str(predict._attempt(sequences))
@@ -521,8 +523,11 @@ def test_failed_rows_carry_their_error_on_in_the_block(make_plan):
     assert made["text"].equals(block["text"])
 
 
-def test_a_checkpoint_without_the_tasks_head_is_refused_at_its_key(make_plan, encoder):
-    plan = make_plan(model=encoder)
+def test_a_checkpoint_that_does_not_say_its_class_is_judged_by_its_weights(make_plan, encoder, tmp_path):
+    nameless = shutil.copytree(encoder, tmp_path / "nameless")
+    config = json.loads((nameless / "config.json").read_text())
+    (nameless / "config.json").write_text(json.dumps(config | {"architectures": None}))
+    plan = make_plan(model=nameless)
     with pytest.raises(SpecError, match=r"no weights for classifier.bias.*not trained for text-classification") as info:
         Predict(plan.job, plan.machine, 1)
     [problem] = info.value.problems
@@ -535,5 +540,5 @@ def test_the_machine_says_how_large_a_batch_is_and_auto_fits_the_device(make_pla
     assert (predict.budget, predict.max_rows) == (77, 5)
     plan = make_plan()
     predict = Predict(plan.job, plan.machine, 1)
-    assert predict.budget == CPU_BATCH_TOKENS or predict.device.type == "cuda"
+    assert predict.budget == predict.task.batch_tokens[0] or predict.device.type == "cuda"
     assert torch.get_num_threads() == 1

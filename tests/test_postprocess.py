@@ -86,7 +86,7 @@ def wrong(postprocess, method):
     """The same task, with another postprocess."""
     inner = postprocess.task
     task = type("Wrong", (type(inner),), {"postprocess": method(type(inner).postprocess)})
-    postprocess.task = task(inner.params, inner.config, inner.tokenizer)
+    postprocess.task = task(inner.params, inner.checkpoint)
     return postprocess
 
 

@@ -84,7 +84,7 @@ def failing(preprocess, *words):
                 raise OverflowError("cannot take it\nat all")
             return super().preprocess(rows)
 
-    preprocess.task = Failing(inner.params, inner.config, inner.tokenizer)
+    preprocess.task = Failing(inner.params, inner.checkpoint)
     return calls
 
 
@@ -156,6 +156,6 @@ def test_a_task_that_loses_or_shuffles_rows_is_found_out(prepare, rows, refused)
                 return super().preprocess(given)
             return Sequences(np.array(rows), {"input_ids": np.array(rows)}, refused)
 
-    preprocess.task = Wrong(inner.params, inner.config, inner.tokenizer)
+    preprocess.task = Wrong(inner.params, inner.checkpoint)
     made = preprocess(block)
     assert ids_of(made) == inner.tokenizer(["good", "bad", "film"])["input_ids"]

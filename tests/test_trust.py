@@ -18,7 +18,7 @@ import pytest
 import hfbatch
 from hfbatch import hub
 from hfbatch.errors import AccessRefused, SpecError
-from hfbatch.job import load_task
+from hfbatch.job import Source, load_task
 from hfbatch.load import load_job, load_machine
 from hfbatch.model import load_model
 from hfbatch.planner import Plan, make_plan
@@ -165,7 +165,7 @@ def test_code_of_another_repository_runs_at_code_revision(
         spec = ModelSpec(id="owner/tiny", revision=commit, code_revision=first, trust_remote_code=True)
         model = hub.resolve_model(spec)
         local = hub.fetch(model, weights=False, code=True)
-        task = load_task("text-classification", {}, local, True, model.code_revision)
+        task = load_task("text-classification", {}, Source(local, True, model.code_revision))
         assert type(task.config).__name__ == "HomemadeConfig"
         assert sentinel.read_text() == "first"
         job = job_for("text-classification", Path("owner/tiny"), write_parquet("in/a.parquet", {"text": ["good"]}))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import re
 from functools import cache
 
 from hfbatch.tasks.base import Task
@@ -41,5 +42,8 @@ def find(name: str) -> type[Task]:
     by_name = {known: task for task in all() for known in (task.name, *task.aliases)}
     if name in by_name:
         return by_name[name]
+    for task in all():
+        if task.pattern is not None and re.fullmatch(task.pattern, name):
+            return task
     nearest = difflib.get_close_matches(name, by_name, n=1)
     raise UnknownTask(name, nearest[0] if nearest else None)

@@ -12,15 +12,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from hfbatch.sequences import Array, Sequences
 
+KEY = "_key"  # column of the rows of a `keyed` task: uint64, the same for a row whatever batch or run it is in
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from hfbatch.checkpoint import Checkpoint
 else:
     Tensor: TypeAlias = Any
 
@@ -41,10 +45,23 @@ class Flat(NamedTuple):
 Outputs: TypeAlias = Mapping[str, "Tensor | Flat"]
 
 
+class Companion(NamedTuple):
+    """Another model that a task needs beside its own, such as the vocoder of a speech model."""
+
+    id: str  # Hub id or directory
+    revision: str | None
+
+
 class Batch(Protocol):
     """Sequences on the device. A task asks for tokens by meaning, so padded and packed layouts look the same."""
 
-    inputs: dict[str, Tensor]  # keyword arguments of the model
+    inputs: dict[str, Tensor]  # keyword arguments of the model; attention_mask only where there is padding
+    sequences: Sequences  # the same sequences on the host, with all that preprocess made of them
+
+    @property
+    def mask(self) -> Tensor:
+        """(sequences, longest) int64, 0 at padding: the attention mask, whether there is padding or not."""
+        ...
 
     @property
     def lengths(self) -> Tensor:
@@ -73,17 +90,68 @@ class Task(ABC):
 
     name: ClassVar[str]  # the Hub's task id
     aliases: ClassVar[tuple[str, ...]] = ()
+    pattern: ClassVar[str | None] = None  # a regular expression for further names, such as translation_en_to_de
     version: ClassVar[int] = 1  # raised when the same params give other values: old output is then not mixed in
-    auto_model: ClassVar[str]  # the transformers Auto class that loads the checkpoint
+    adapted: ClassVar[bool] = False  # whether transformers' own pipeline does the work, see adapted.py
+    auto_model: ClassVar[str]  # the transformers Auto class that loads the checkpoint; see auto_class
+    needs: ClassVar[tuple[str, ...]] = (
+        "tokenizer",
+    )  # parts of the Checkpoint that must be there, checked at plan time
     reads: ClassVar[pa.Schema]  # columns that must be there
     optional: ClassVar[pa.Schema] = pa.schema([])  # columns used when `input.columns` names them
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "token_type_ids")  # columns of Sequences the model takes
+    host: ClassVar[tuple[str, ...]] = ()  # further columns that only forward wants, from batch.sequences
+    padding_side: ClassVar[Literal["left", "right"]] = "right"
+    batch_tokens: ClassVar[tuple[int, int]] = (2048, 16384)  # max_batch_tokens: auto, on CPU and on a GPU
+    streams: ClassVar[bool] = False  # inputs are large (images, sound): made a few rows at a time, beside the model
+    keyed: ClassVar[bool] = False  # rows come with a column KEY
     unused_weights: ClassVar[tuple[str, ...]] = ()  # weights the checkpoint may lack, as the task never uses them
     Params: ClassVar[type[Params]]
 
-    def __init__(self, params: Any, config: Any, tokenizer: Any = None) -> None:
-        """`config` is the checkpoint's PretrainedConfig; `tokenizer` is None where only `writes` is asked for."""
-        self.params, self.config, self.tokenizer = params, config, tokenizer
+    def __init__(self, params: Any, checkpoint: Checkpoint, given: pa.Schema | None = None) -> None:
+        """`given`: the inputs this job binds to columns, with their kinds; default: all of `reads`.
+
+        ValueError, told as a problem of the job file, where params and checkpoint do not go together.
+        """
+        self.params, self.checkpoint = params, checkpoint
+        self.given = self.reads if given is None else given
+
+    @property
+    def config(self) -> Any:
+        """The checkpoint's PretrainedConfig."""
+        return self.checkpoint.config
+
+    @property
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer."""
+        return self.checkpoint.tokenizer
+
+    @classmethod
+    def params_in_name(cls, name: str) -> Mapping[str, Any]:
+        """What a name that fits `pattern` says about params."""
+        return {}
+
+    @classmethod
+    def reads_for(cls, params: Any, mapped: Mapping[str, str], schema: pa.Schema) -> pa.Schema:
+        """The inputs of a job, with their kinds (kinds.py): `reads`, and those of `optional` that it maps.
+
+        `mapped` is `input.columns` (input -> column); `schema` is the dataset's. An input that is not mapped is the
+        column of its own name. ValueError where the choice between inputs is not clear.
+        """
+        return pa.schema([*cls.reads, *(entry for entry in cls.optional if entry.name in mapped)])
+
+    @classmethod
+    def companions(cls, params: Any) -> Mapping[str, Companion]:
+        """Other models that `params` name, pinned as the model itself; their folders are checkpoint.companions."""
+        return {}
+
+    @classmethod
+    def auto_class(cls, config: Any) -> str:
+        """The transformers Auto class for a checkpoint with `config`."""
+        return cls.auto_model
+
+    def loaded(self, model: Any) -> None:  # noqa: B027  # most tasks have nothing to do here
+        """Called once with the loaded model, on its device, before the first forward."""
 
     @abstractmethod
     def writes(self) -> pa.Schema:
@@ -106,7 +174,8 @@ class Task(ABC):
 
     def pad_value(self, name: str) -> int:
         """What fills the model input `name` behind a sequence's end."""
-        return int(getattr(self.tokenizer, "pad_token_id", None) or 0) if name == "input_ids" else 0
+        tokenizer = self.tokenizer if "tokenizer" in self.needs and name == "input_ids" else None
+        return int(getattr(tokenizer, "pad_token_id", None) or 0)
 
     def max_bytes_per_row(self) -> int:
         """The most bytes one row's output may take; shards are cut so that one fits in memory."""

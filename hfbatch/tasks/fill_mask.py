@@ -9,7 +9,7 @@ writes  predictions  list<struct<mask, token_str, token, score, sequence>>, mask
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,9 @@ from hfbatch.errors import RowError
 from hfbatch.sequences import Array, Sequences
 from hfbatch.tasks.base import Batch, Flat, Outputs, Task
 from hfbatch.tasks.text import TextParams, by_row, structs, tokenise
+
+if TYPE_CHECKING:
+    from hfbatch.checkpoint import Checkpoint
 
 _PREDICTION = pa.struct(
     [
@@ -48,9 +51,9 @@ class FillMask(Task):
     reads = pa.schema([("text", pa.string())])
     Params = FillMaskParams
 
-    def __init__(self, params: FillMaskParams, config: Any, tokenizer: Any = None) -> None:
-        super().__init__(params, config, tokenizer)
-        self.targets = None if tokenizer is None else _target_ids(params.targets, tokenizer)
+    def __init__(self, params: FillMaskParams, checkpoint: Checkpoint, given: pa.Schema | None = None) -> None:
+        super().__init__(params, checkpoint, given)
+        self.targets = _target_ids(params.targets, checkpoint.tokenizer)
 
     def writes(self) -> pa.Schema:
         """predictions: one list a text, whatever the number of masks."""

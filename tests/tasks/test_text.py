@@ -35,9 +35,9 @@ def test_a_roberta_takes_texts_up_to_its_last_position(roberta, tmp_path):
 
 def test_a_stored_truncation_and_padding_play_no_part(minilm):
     """MiniLM's tokenizer.json cuts at 128 and pads to it; the model takes 512."""
-    from hfbatch.job import load_task
+    from hfbatch.job import Source, load_task
 
-    task = load_task("feature-extraction", {}, str(minilm), False)
+    task = load_task("feature-extraction", {}, Source(str(minilm)))
     sequences = tokenise(task.tokenizer, task.config, TextParams(), ["word " * 300, "word"])
     assert sequences.ragged("input_ids").lengths.tolist() == [302, 3]
     assert sequences["truncated"].tolist() == [False, False]

@@ -1,0 +1,99 @@
+"""A model's folder, for all but its weights: config, tokenizer, processors, generation settings; each read when asked.
+
+A part that is not there is told as what is missing and what to do; `require` asks for several at plan time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from hfbatch.trust import without_code
+
+_MADE_BY = {
+    "tokenizer": "tokenizer.json or its vocabulary",
+    "image_processor": "preprocessor_config.json",
+    "feature_extractor": "preprocessor_config.json",
+    "processor": "processor_config.json, or a tokenizer and preprocessor_config.json",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What preprocess and postprocess know of a model. Parts load once, from `folder` alone, never from the network."""
+
+    folder: str
+    trust_remote_code: bool = False
+    code_revision: str | None = None
+    companions: Mapping[str, str] = field(default_factory=dict)  # name -> folder of a model that goes with this one
+
+    @cached_property
+    def config(self) -> Any:
+        """The PretrainedConfig."""
+        return self._load("AutoConfig")
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer, without the truncation and fixed padding that tokenizer.json may carry."""
+        tokenizer = self._part("tokenizer", "AutoTokenizer")
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            backend.no_truncation()
+            backend.no_padding()
+        return tokenizer
+
+    @cached_property
+    def image_processor(self) -> Any:
+        """Images to pixel values."""
+        return self._part("image_processor", "AutoImageProcessor")
+
+    @cached_property
+    def feature_extractor(self) -> Any:
+        """Sound to input values or features."""
+        return self._part("feature_extractor", "AutoFeatureExtractor")
+
+    @cached_property
+    def processor(self) -> Any:
+        """The processor of a model with several kinds of input."""
+        return self._part("processor", "AutoProcessor")
+
+    @cached_property
+    def generation_config(self) -> Any:
+        """The checkpoint's GenerationConfig; made from its config where it has no file of its own."""
+        from transformers import GenerationConfig
+
+        try:
+            return GenerationConfig.from_pretrained(self.folder, local_files_only=True)
+        except OSError:
+            return GenerationConfig.from_model_config(self.config)
+
+    def require(self, parts: Iterable[str]) -> None:
+        """ValueError for the first of `parts` that is not in the folder."""
+        for part in parts:
+            getattr(self, part)
+
+    def _part(self, name: str, auto: str) -> Any:
+        try:
+            return self._load(auto)
+        except ImportError as error:
+            raise ValueError(f"its {name} needs a package that is not installed: {_first(error)}") from error
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"it has no {name} ({_MADE_BY[name]}): {_first(error)}") from error
+
+    def _load(self, auto: str) -> Any:
+        import transformers
+
+        with without_code(self.folder, self.trust_remote_code):
+            return getattr(transformers, auto).from_pretrained(
+                self.folder,
+                local_files_only=True,
+                trust_remote_code=self.trust_remote_code,  # False, not None: at None transformers asks on the terminal
+                code_revision=self.code_revision,
+            )
+
+
+def _first(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,65 @@
+"""A job's checkpoint to a model on a device, ready for inference; or why its weights do not serve the task."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hfbatch.errors import SpecError, SystemicError
+from hfbatch.tasks.base import Task
+from hfbatch.trust import without_code
+from hfbatch.weights import unreadable
+
+if TYPE_CHECKING:
+    from hfbatch.job import Job
+
+
+def device_for(gpu: bool | None) -> torch.device:
+    """Where the model goes. A GPU that was reserved and cannot be used is an error, not a reason for the CPU."""
+    if gpu and not torch.cuda.is_available():
+        raise SystemicError(
+            f"Ray reserved a GPU for the model, but torch {torch.__version__} cannot use one; install a CUDA build of "
+            "torch, or write gpus_per_actor: 0"
+        )
+    return torch.device("cuda" if torch.cuda.is_available() and gpu is not False else "cpu")
+
+
+def load_model(job: Job, task: Task, device: torch.device) -> Any:
+    """The checkpoint on `device`, ready for inference. SpecError when it has no weights for this task's head."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    for name in ("httpx", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    folder = job.fetch_model()
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, job.dtype),
+        "attn_implementation": job.attn_implementation,
+        "trust_remote_code": job.trust_remote_code,
+        "code_revision": job.model.code_revision,
+        "use_safetensors": None if job.model.allow_pickle else True,  # None: where there are none, pickles
+        "weights_only": True,
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
+    try:
+        with without_code(job.model.id, job.trust_remote_code):
+            model, loading = getattr(transformers, task.auto_class(task.config)).from_pretrained(folder, **options)
+    except Exception as error:
+        if failure := unreadable(job.model.id, Path(folder), error):
+            raise failure from error
+        raise
+    missing = sorted(key for key in loading["missing_keys"] if not _is_unused(key, task))
+    if missing:
+        raise SpecError([job.problem_with_head(missing)])
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = task.pad_value("input_ids")
+    return model.eval().to(device)
+
+
+def _is_unused(key: str, task: Task) -> bool:
+    return any(key.startswith(prefix) or f".{prefix}" in key for prefix in task.unused_weights)
