@@ -6,6 +6,7 @@ Every column that is missing, of another type, or there twice is a problem that 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def _reads(
         elif not kinds.accepts(entry.type, found := schema.field(column).type):
             message = f"column {column!r} is {found}, {task.name} reads {kinds.describe(entry.type)}"
             problems.append(spec.origin.problem(loc, message, "name a column of that type"))
-        elif entry.type in kinds.MEDIA and kinds.is_text(found) and not _prefixes(spec):
+        elif entry.type in kinds.MEDIA and kinds.is_path(found) and not _prefixes(spec):
             message = f"column {column!r} holds paths, and a path inside a column is read only where that is allowed"
             fix = "write the folder or URL that they lie below under input.allow_media_prefixes"
             problems.append(spec.origin.problem(loc, message, fix))
@@ -111,7 +112,8 @@ def _companions(task: type[Task], params: Any, spec: JobSpec, problems: list[Pro
     pinned = {}
     for name, companion in task.companions(params).items():
         try:
-            pinned[name] = hub.resolve_model(ModelSpec(id=companion.id, revision=companion.revision))
+            named = ModelSpec(id=companion.id, revision=companion.revision, allow_pickle=spec.model.allow_pickle)
+            pinned[name] = hub.resolve_model(named)
         except hub.ModelProblem as problem:
             problems.append(spec.origin.problem(("params", name), problem.message, problem.fix))
     return pinned
@@ -162,6 +164,9 @@ def _task_schema(
     except hub.ModelProblem as problem:
         problems.append(spec.origin.problem(("model", problem.key), problem.message, problem.fix))
     except (ValueError, OSError, KeyError) as error:
+        if named := re.match(r"params\.(\w+)", str(error)):
+            problems.append(spec.origin.problem(("params", named[1]), str(error), f"see hfbatch tasks {task.name}"))
+            return None, pa.schema([])
         message = f"{spec.model.id!r} cannot serve {task.name}: {error}"
         problems.append(spec.origin.problem(("model", "id"), message, "take a checkpoint made for this task"))
     return None, pa.schema([])

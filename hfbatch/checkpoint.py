@@ -19,6 +19,8 @@ _MADE_BY = {
     "processor": "processor_config.json, or a tokenizer and preprocessor_config.json",
 }
 
+_EXTRAS = {"image_processor": "vision", "feature_extractor": "audio", "processor": "audio,vision"}
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -61,13 +63,14 @@ class Checkpoint:
 
     @cached_property
     def generation_config(self) -> Any:
-        """The checkpoint's GenerationConfig; made from its config where it has no file of its own."""
+        """The checkpoint's GenerationConfig; read from config.json where it has no file of its own."""
         from transformers import GenerationConfig
 
         try:
             return GenerationConfig.from_pretrained(self.folder, local_files_only=True)
-        except OSError:
-            return GenerationConfig.from_model_config(self.config)
+        except OSError:  # not from self.config: it drops these settings as it is loaded
+            older = {"config_file_name": "config.json", "_from_model_config": True}
+            return GenerationConfig.from_pretrained(self.folder, local_files_only=True, **older)
 
     def require(self, parts: Iterable[str]) -> None:
         """ValueError for the first of `parts` that is not in the folder."""
@@ -78,13 +81,15 @@ class Checkpoint:
         try:
             return self._load(auto)
         except ImportError as error:
-            raise ValueError(f"its {name} needs a package that is not installed: {_first(error)}") from error
+            cure = f"pip install 'hfbatch[{_EXTRAS[name]}]'; " if name in _EXTRAS else ""
+            raise ValueError(f"its {name} needs a package that is not installed: {cure}{_first(error)}") from error
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"it has no {name} ({_MADE_BY[name]}): {_first(error)}") from error
 
     def _load(self, auto: str) -> Any:
         import transformers
 
+        transformers.logging.set_verbosity_error()  # it advises to install torchvision
         with without_code(self.folder, self.trust_remote_code):
             return getattr(transformers, auto).from_pretrained(
                 self.folder,

@@ -150,13 +150,20 @@ def isolate(work: Callable[[Array], T], rows: Array, code: str) -> tuple[list[tu
     except RowError as error:
         if len(rows) == 1:
             return [], {int(rows[0]): error}
-    except Exception as error:  # whatever a task or a library raises is that row's fault once it stands alone
+    except BaseException as error:  # whatever a task or a library raises is that row's fault once it stands alone
+        if not is_fault(error):
+            raise
         if len(rows) == 1:
             return [], {int(rows[0]): RowError(code, describe(error))}
     middle = len(rows) // 2
     left, left_errors = isolate(work, rows[:middle], code)
     right, right_errors = isolate(work, rows[middle:], code)
     return left + right, left_errors | right_errors
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether an exception is one of the code at work: an Exception, or a panic of a library written in Rust."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"  # as pyo3 calls it; no Exception
 
 
 def describe(error: BaseException) -> str:

@@ -40,7 +40,9 @@ def accepts(kind: pa.DataType, found: pa.DataType) -> bool:
 
 def is_path(found: pa.DataType) -> bool:
     """Whether a media column of this type can only hold paths."""
-    return is_text(found)
+    if not pa.types.is_struct(found):
+        return is_text(found)
+    return "path" in found.names and not {"bytes", "array"} & set(found.names)
 
 
 def is_text(found: pa.DataType) -> bool:
@@ -57,7 +59,8 @@ def is_bytes(found: pa.DataType) -> bool:
 
 def item_of(found: pa.DataType) -> pa.DataType | None:
     """The type of a list's items; None for what is no list."""
-    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view)
+    of = pa.types
+    tests = (of.is_list, of.is_large_list, of.is_fixed_size_list, of.is_list_view, of.is_large_list_view)
     return found.value_type if any(test(found) for test in tests) else None
 
 
@@ -68,7 +71,7 @@ def _is_texts(found: pa.DataType) -> bool:
 
 def _is_vector(found: pa.DataType) -> bool:
     item = item_of(found)
-    return item is not None and (pa.types.is_floating(item) or pa.types.is_integer(item))
+    return item is not None and (pa.types.is_floating(item) or pa.types.is_integer(item) or pa.types.is_null(item))
 
 
 def _is_messages(found: pa.DataType) -> bool:
@@ -82,7 +85,9 @@ def _is_media(found: pa.DataType) -> bool:
 
 
 def _is_audio(found: pa.DataType) -> bool:
-    return _is_media(found) or (pa.types.is_struct(found) and {"array", "sampling_rate"} <= set(found.names))
+    if not pa.types.is_struct(found) or not {"array", "sampling_rate"} <= set(found.names):
+        return _is_media(found)
+    return _is_vector(found.field("array").type) and pa.types.is_integer(found.field("sampling_rate").type)
 
 
 def _is_text_or_bytes(found: pa.DataType) -> bool:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 from urllib.parse import unquote
 
 import fsspec
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hfbatch.errors import RowError
 from hfbatch.kinds import AUDIO, is_bytes, is_text
@@ -22,6 +25,7 @@ from hfbatch.store_errors import redact
 
 MOST_BYTES = 1 << 30  # of one file; Arrow, decoders and memory have their own limits beyond
 _READERS = 16
+_FILE = re.compile(r"(file|local)://")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::|://)")
 
 
@@ -32,65 +36,101 @@ def read_media(
 
     Rows with an error are null.
     """
+    rows = len(column)
     fields = {} if not pa.types.is_struct(column.type) else {f.name: i for i, f in enumerate(column.type)}
     parts = dict(zip(fields, column.flatten(), strict=True)) if fields else {}  # `flatten` knows the struct's own nulls
     held = column if is_bytes(column.type) else parts.get("bytes")
     paths = column if is_text(column.type) else parts.get("path")
-    rows = len(column)
-    files: list[bytes | None] = [None] * rows if held is None or not is_bytes(held.type) else held.to_pylist()
-    addresses: list[str | None] = [None] * rows if paths is None or not is_text(paths.type) else paths.to_pylist()
     arrays = parts.get("array") if kind == AUDIO else None
-    absent = [row for row in range(rows) if files[row] is None and not (arrays is not None and arrays[row].is_valid)]
-    named = {row: path for row in absent if (path := addresses[row]) is not None}
-    errors = dict[int, RowError]()
-    with ThreadPoolExecutor(max_workers=_READERS) as pool:
-        found = list(pool.map(lambda path: _read(name, path, prefixes), named.values()))
-    for row, content in zip(named, found, strict=True):
-        if isinstance(content, RowError):
-            errors[row] = content
-        else:
-            files[row] = content
-    for row in set(absent) - set(named):
-        errors[row] = RowError("null_input", f"{name} is null")
-    for row, file in enumerate(files):
-        if file is not None and not file:
-            errors[row] = RowError("empty_input", f"{name} has no bytes")
-            files[row] = None
-    made = pa.array(files, pa.large_binary())
+    files = pa.nulls(rows, pa.large_binary())
+    if held is not None and is_bytes(held.type):
+        files = held.cast(files.type)
+    absent = np.asarray(files.is_null())
+    if arrays is not None:
+        absent &= np.asarray(arrays.is_null())
+    errors = {int(row): RowError("null_input", f"{name} is null") for row in np.flatnonzero(absent)}
+    if paths is not None and is_text(paths.type):
+        found = _read_all(name, paths, np.flatnonzero(absent & np.asarray(paths.is_valid())), prefixes)
+        errors = {row: error for row, error in errors.items() if row not in found}
+        errors |= {row: content for row, content in found.items() if isinstance(content, RowError)}
+        files = _with(files, {row: content for row, content in found.items() if isinstance(content, bytes)})
+    empty = pc.equal(pc.binary_length(files), 0).fill_null(False)
+    if pc.any(empty).as_py():
+        errors |= {int(row): RowError("empty_input", f"{name} has no bytes") for row in np.flatnonzero(empty)}
+        files = pc.if_else(empty, None, files)
     if kind != AUDIO:
-        return made, errors
+        return files, errors
     lists, rates = pa.nulls(rows, AUDIO.field("array").type), pa.nulls(rows, pa.int64())
     if arrays is not None:
         lists, rates = arrays.cast(lists.type), parts["sampling_rate"].cast(rates.type)
-    return pa.StructArray.from_arrays([made, lists, rates], fields=list(AUDIO)), errors
+    return pa.StructArray.from_arrays([files, lists, rates], fields=list(AUDIO)), errors
 
 
-def _read(name: str, path: str, prefixes: Sequence[str]) -> bytes | RowError:
-    """The bytes of the file at `path`, if it may be opened."""
-    if not allowed(path, prefixes):
-        shown = redact(path[:200])
+def _with(files: pa.Array, found: Mapping[int, bytes]) -> pa.Array:
+    """`files` with those of `found` (row -> file) put in."""
+    if not found:
+        return files
+    mask = np.zeros(len(files), dtype=bool)
+    mask[list(found)] = True
+    return pc.replace_with_mask(files, pa.array(mask), pa.array(list(found.values()), files.type))
+
+
+def _read_all(name: str, paths: pa.Array, rows: np.ndarray, prefixes: Sequence[str]) -> dict[int, bytes | RowError]:
+    """Row -> the bytes of the file that it names, or why there are none; rows in order."""
+    raw = paths.take(pa.array(rows)).cast(pa.large_binary()).to_pylist()  # strings of a file need not be UTF-8
+    with ThreadPoolExecutor(max_workers=_READERS) as pool:
+        return dict(zip(rows.tolist(), pool.map(lambda path: _read(name, path, prefixes), raw), strict=True))
+
+
+def _read(name: str, raw: bytes, prefixes: Sequence[str]) -> bytes | RowError:
+    """The bytes of the file at the path `raw`, if it may be opened."""
+    try:
+        path = raw.decode()
+        place = allowed(path, prefixes)
+    except ValueError:  # not UTF-8, or with a null in it
+        return RowError("path_refused", f"{name} names {raw[:100]!r}, which is no path")
+    shown = redact(path[:200])
+    if place is None:
         return RowError("path_refused", f"{name} names {shown}, and input.allow_media_prefixes no prefix of it")
     try:
-        with fsspec.open(path, "rb") as file:
-            content: bytes = file.read(MOST_BYTES + 1)
+        with _open(place) as file:
+            content = file.read(MOST_BYTES + 1)
     except Exception as error:  # any backend, any library
-        return RowError("unreadable_media", f"{name}: {redact(path[:200])}: {type(error).__name__}")
+        return RowError("unreadable_media", f"{name}: {shown}: {type(error).__name__}")
     if len(content) > MOST_BYTES:
-        return RowError("too_long", f"{name}: {redact(path[:200])} has over {MOST_BYTES:,} bytes")
+        return RowError("too_long", f"{name}: {shown} has over {MOST_BYTES:,} bytes")
     return content
 
 
-def allowed(path: str, prefixes: Sequence[str]) -> bool:
-    """Whether `path` lies below one of `prefixes`. Local paths are compared with their links followed."""
+def _open(place: str) -> BinaryIO:
+    """`place` as `allowed` gives it. A local one by the system alone: fsspec reads more into a name, such as ~."""
+    path = Path(place)
+    if not path.is_absolute():
+        opened: BinaryIO = fsspec.open(place, "rb").open()
+        return opened
+    if path.exists() and not path.is_file():
+        raise IsADirectoryError(place)  # or a device or pipe, which might never end
+    return path.open("rb")
+
+
+def allowed(path: str, prefixes: Sequence[str]) -> str | None:
+    """Where the file at `path` lies, if that is below one of `prefixes`: a URL, or the path with its links followed.
+
+    ValueError where no file can have that name.
+    """
     if ".." in PurePosixPath(unquote(path)).parts or "::" in path:
-        return False
-    return any(_below(path, prefix) for prefix in prefixes)
+        return None
+    place = _place(path)
+    return place if any(_below(place, _place(prefix)) for prefix in prefixes) else None
 
 
-def _below(path: str, prefix: str) -> bool:
-    remote = [bool(_SCHEME.match(each)) for each in (path, prefix)]
-    if remote[0] != remote[1]:
-        return False
-    if not remote[0]:
-        path, prefix = os.path.realpath(path), os.path.realpath(prefix)
-    return path == prefix or path.startswith(prefix.rstrip("/") + "/")
+def _place(path: str) -> str:
+    """A URL as it is; anything else, and file:// too, as an absolute path with its links followed."""
+    local = _FILE.match(path)
+    if local is None and _SCHEME.match(path):
+        return path
+    return os.path.realpath(path[local.end() :] if local else path)
+
+
+def _below(place: str, prefix: str) -> bool:
+    return place == prefix or place.startswith(prefix.rstrip("/") + "/")

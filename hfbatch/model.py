@@ -99,7 +99,8 @@ class Predict:
             self.unproven = False  # rows that failed where others went through: no sample of the data
         with self.watchdog:
             if self.preprocess is not None and self.task.streams and ticket.rows:
-                return joined(table, [self._window(*window) for window in windows(table, self.preprocess)])
+                made = windows(table, self.preprocess, self.announce)
+                return joined(table, [self._window(*window) for window in made])
             return self._predicted(self._preprocessed(table))
 
     def _window(self, first: int, rows: pa.Table) -> pa.Table:
@@ -215,7 +216,9 @@ class Predict:
             return self._forward(batch, self.model if model is None else model)
         except DeviceLost:
             raise
-        except Exception as error:
+        except BaseException as error:
+            if not col.is_fault(error):
+                raise
             failure = RowError("out_of_memory" if _is_out_of_memory(error) else "forward_failed", col.describe(error))
         if self.device.type == "cuda":  # only now: the exception held the batch's tensors through its traceback
             try:
@@ -250,7 +253,7 @@ class Predict:
             self.report(self.meter)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     said = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")  # the CPU allocator, CUDA, its libraries
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in said)
 

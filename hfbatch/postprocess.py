@@ -32,7 +32,8 @@ class Postprocess:
         def predictions_of(index: Array) -> pa.Table:
             own = outputs.take(np.flatnonzero(np.isin(outputs.row, index)))
             local = Sequences(np.searchsorted(index, own.row), own.columns)
-            made = self.task.postprocess(local, rows.take(index))
+            own_rows = rows.take(index) if rows.num_columns else rows.slice(0, len(index))  # `take` loses their number
+            made = self.task.postprocess(local, own_rows)
             if len(made) != len(index):
                 raise AssertionError(f"task {self.task.name} gave {len(made)} rows for {len(index)}")
             return made.cast(self.task.writes())

@@ -22,8 +22,6 @@ from hfbatch.tasks.base import KEY
 if TYPE_CHECKING:
     from hfbatch.job import Job
 
-_TEXTUAL = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-
 
 class Preprocess:
     """A callable of blocks; holds the task with its tokenizer."""
@@ -73,7 +71,7 @@ def task_rows(job: Job, table: pa.Table, *, media: bool = True) -> tuple[pa.Tabl
                 continue
             column, unread = read_media(name, column, entry.type, job.media_prefixes)
             errors |= {row: error for row, error in unread.items() if row not in errors}
-        elif entry.type in (kinds.TEXT, kinds.ANY) and any(holds(column.type) for holds in _TEXTUAL):
+        elif entry.type in (kinds.TEXT, kinds.ANY) and (kinds.is_text(column.type) or kinds.is_bytes(column.type)):
             column, broken = _utf8(column)
             for row in broken:
                 errors.setdefault(row, RowError("bad_utf8", f"{name} is not UTF-8 text"))

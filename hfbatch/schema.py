@@ -53,7 +53,8 @@ def _job() -> tuple[dict[str, Any], dict[str, Any]]:
         key = f"params-{task.name}"
         params, nested = _model(task.Params, f"#/$defs/{key}/$defs/{{model}}")
         parts[key] = {**params, "$defs": nested} if nested else params
-        written = {"properties": {"task": {"enum": [task.name, *task.aliases]}}, "required": ["task"]}
+        called = [{key: name[key] for key in name if key != "description"} for name in _names(task)]
+        written = {"properties": {"task": {"anyOf": called}}, "required": ["task"]}
         then: dict[str, Any] = {"properties": {"params": {"$ref": f"#/$defs/{key}"}}}
         if params.get("required"):
             then["required"] = ["params"]
@@ -66,10 +67,12 @@ def _job() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _names(task: type[Task]) -> list[dict[str, str]]:
-    """A task's name and aliases, each with what an editor shows beside it."""
-    about = (task.__doc__ or "").strip().partition("\n")[0]
-    aliases = [{"const": alias, "description": f"another name of {task.name}: {about}"} for alias in task.aliases]
-    return [{"const": task.name, "description": about}, *aliases]
+    """A task's names, each with what an editor shows beside it."""
+    about = tasks.about(task).partition("\n")[0].removeprefix(f"{task.name}: ")
+    more = [{"const": alias} for alias in task.aliases]
+    more += [{"pattern": f"^{task.pattern}$"}] if task.pattern else []
+    others = [{**name, "description": f"another name of {task.name}: {about}"} for name in more]
+    return [{"const": task.name, "description": about}, *others]
 
 
 def _model(model: type[BaseModel], refs: str, variables: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:

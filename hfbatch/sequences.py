@@ -18,6 +18,7 @@ from hfbatch.errors import RowError
 
 Array: TypeAlias = np.ndarray[Any, Any]
 SHAPE = ".shape"
+_LONG_ITEM = 256  # values; items longer than this are copied whole, shorter ones value by value
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,8 @@ class Ragged:
     def take(self, index: Array) -> Ragged:
         """The items of `index`, in that order."""
         lengths = self.lengths[index]
+        if lengths.sum() > _LONG_ITEM * len(index):
+            return Ragged.from_lengths(np.concatenate([self[item] for item in index]), lengths)
         picked = Ragged.from_lengths(self.values[:0], lengths)
         shift = np.repeat(self.offsets[index] - picked.offsets[:-1], lengths)
         return Ragged(self.values[shift + np.arange(len(shift))], picked.offsets)

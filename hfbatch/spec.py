@@ -103,7 +103,7 @@ class InputSpec(Spec):
     ] = None
     limit: Annotated[PositiveInt | None, Field(description="at most this many rows, after `where`")] = None
     allow_media_prefixes: Annotated[
-        list[str],
+        list[Annotated[str, Field(min_length=1)]],
         Field(description="folders or URLs below which paths inside image and audio columns may be read; else refused"),
     ] = Field(default_factory=list)
 

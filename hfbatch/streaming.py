@@ -12,24 +12,48 @@ import numpy as np
 import pyarrow as pa
 
 from hfbatch import columns as col
+from hfbatch.sequences import Array
 
 WINDOW_BYTES = 128 << 20  # of model inputs
 FIRST_ROWS, MOST_ROWS = 16, 4096
+_GROWTH = 4  # a window has at most this many times the rows of the last: rows differ, and the first may all be errors
 
 
-def windows(table: pa.Table, preprocess: Callable[[pa.Table], pa.Table]) -> Iterator[tuple[int, pa.Table]]:
-    """(first row, preprocessed rows) for windows of `table`, in order; each has a ticket for its own rows."""
+def windows(
+    table: pa.Table, preprocess: Callable[[pa.Table], pa.Table], announce: Callable[[Array], None] | None = None
+) -> Iterator[tuple[int, pa.Table]]:
+    """(first row, preprocessed rows) for windows of `table`, in order; each has a ticket for its own rows.
+
+    `announce` is told the rows of a window before they are touched; with it none is made ahead, so that who dies has
+    announced the rows it died over.
+    """
+
+    def make(start: int, rows: int) -> pa.Table:
+        own = np.arange(start, min(start + rows, len(table)))
+        if announce is not None:
+            announce(own)
+        return preprocess(col.part(table, own))
+
     start, rows = 0, FIRST_ROWS
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="hfbatch-window") as pool:
-        coming: Future[pa.Table] | None = pool.submit(preprocess, _rows(table, start, rows))
+        coming: Future[pa.Table] | None = pool.submit(make, start, rows)
         while coming is not None:
-            window = coming.result()
-            stop = start + len(window)
-            size = sum(window[name].nbytes for name in window.column_names if name.startswith(col.INPUT))
-            rows = int(np.clip(WINDOW_BYTES * len(window) // max(size, 1), 1, MOST_ROWS))
-            coming = pool.submit(preprocess, _rows(table, stop, rows)) if stop < len(table) else None
-            yield start, window
-            start = stop
+            window, coming = coming.result(), None
+            first, start = start, start + len(window)
+            rows = next_rows(window)
+            if announce is None and start < len(table):
+                coming = pool.submit(make, start, rows)
+            yield first, window
+            if coming is None and start < len(table):
+                coming = pool.submit(make, start, rows)
+
+
+def next_rows(window: pa.Table) -> int:
+    """How many rows make about WINDOW_BYTES of model inputs, judged by those of `window` that have any."""
+    size = sum(window[name].nbytes for name in window.column_names if name.startswith(col.INPUT))
+    good = window[col.ERROR].null_count
+    fitting = WINDOW_BYTES * good // max(size, 1) if good else len(window)
+    return int(np.clip(fitting, 1, min(_GROWTH * len(window), MOST_ROWS)))
 
 
 def joined(table: pa.Table, parts: Sequence[pa.Table]) -> pa.Table:
@@ -38,7 +62,3 @@ def joined(table: pa.Table, parts: Sequence[pa.Table]) -> pa.Table:
     stats = col.total([ticket.stats for ticket in tickets])
     whole = pa.concat_tables(parts, promote_options="default").combine_chunks()  # a window of errors has fewer columns
     return col.ticket_of(table).plus(**stats, actor=tickets[-1].stats["actor"]).on(whole)
-
-
-def _rows(table: pa.Table, start: int, rows: int) -> pa.Table:
-    return col.part(table, np.arange(start, min(start + rows, len(table))))

@@ -37,7 +37,10 @@ LAYERS = [
 ]
 
 
-FAMILIES = ["text"]  # files of hfbatch/tasks/ that tasks share; they define no task
+# Files of hfbatch/tasks/ that tasks share; they define no task.
+FAMILIES = (
+    "text pairs generation sampling chat seq2seq windows pooling entities images scores audio speech adapted template sights"
+).split()
 
 
 def module_of(path):

@@ -199,12 +199,13 @@ output: {{path: out}}
     ]
 
 
-def test_params_that_the_checkpoint_cannot_serve_point_at_the_model(job, masked):
+def test_params_that_the_checkpoint_cannot_serve_are_pointed_at(job, masked):
     job |= {"task": "fill-mask", "params": {"targets": ["good"]}, "model": {"id": str(masked)}}
     assert bound(job).task == "fill-mask"
     job["params"] = {"targets": [""]}
-    message, _ = problems(job)["model.id"]
-    assert "cannot serve fill-mask: params.targets: '' has no token" in message
+    message, fix = problems(job)["params.targets"]
+    assert message == "params.targets: '' has no token in this model's vocabulary"
+    assert fix == "see hfbatch tasks fill-mask"
 
 
 @pytest.mark.parametrize(

@@ -83,22 +83,32 @@ def test_version(hfbatch):
     assert hfbatch("--version") == (0, "hfbatch 0.1.0\n", "")
 
 
-def test_tasks_lists_each_task_on_a_line(hfbatch):
+def test_tasks_lists_each_task_on_a_line_and_says_which_are_adapted(hfbatch):
     code, out, err = hfbatch("tasks")
     assert (code, err) == (0, "")
-    assert [line.split()[0] for line in out.splitlines()[1:]] == [task.name for task in tasks.all()]
+    native, _, adapted = out.partition("\nAdapted: ")
+    for part, of_that_kind in ((native, False), (adapted, True)):
+        listed = [line.split()[0] for line in part.splitlines() if "  " in line and not line.startswith("task ")]
+        assert listed == [task.name for task in tasks.all() if task.adapted is of_that_kind]
     assert_tidy(out)
 
 
 @pytest.mark.parametrize("task", tasks.all(), ids=lambda task: task.name)
-def test_a_task_is_shown_with_every_parameter(hfbatch, task):
+def test_a_task_is_shown_with_every_parameter_and_a_job_file(hfbatch, task, job_file):
     code, out, _ = hfbatch("tasks", task.name)
-    shown = [line.split()[0] for line in out[out.index("meaning") :].splitlines()[1:]]
+    about, _, job = out.partition("\na job file\n")
+    listed = re.split(r"^name +default +meaning$", about, flags=re.MULTILINE)[1:]
+    shown = [line.split()[0] for part in listed for line in part.splitlines() if line]
     assert code == 0
     assert shown == list(task.Params.model_fields)
+    assert hfbatch("check", job_file(job))[0] == 0
+    assert_tidy(out)
     code, out, _ = hfbatch("tasks", task.name, "--json")
     (found,) = json.loads(out)
     assert list(found["params"]) == list(task.Params.model_fields)
+    assert [*found["reads"], *found["optional"]] == [*task.reads.names, *task.optional.names]
+    assert found["job"] == job
+    assert found["adapted"] is task.adapted
 
 
 def test_tables_fold_inside_a_narrow_terminal():
@@ -196,7 +206,7 @@ def test_plan_shows_columns_in_words_and_writes_nothing(hfbatch, classified, tmp
     assert columns[0] == ["columns", "text", "string"]
     assert ["score", "float32"] in columns
     assert ["model_id", "string"] in columns
-    assert re.search(r'^params +\{"truncation": true, "max_length": null, "top_k": 1', out, re.MULTILINE)
+    assert re.search(r'^params +\{"truncation": true, "max_length": null, .*"top_k": 1', out, re.MULTILINE)
     assert re.search(r"^state +1 shard to do, 60 rows$", out, re.MULTILINE)
     assert_tidy(out)
     code, out, _ = hfbatch("plan", classified, "--json")

@@ -139,3 +139,36 @@ def test_what_is_no_ones_row_passes_through():
 )
 def test_an_exception_is_described_in_one_short_line(error, text):
     assert col.describe(error) == text
+
+
+def test_a_panic_of_a_library_in_rust_is_a_rows_error_like_any_other():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+
+    def work(rows):
+        for row in rows:
+            stride = 9 if row == 2 else 0  # as long as what is left for text: tokenizers asserts, which is a panic
+            tokenizer.enable_truncation(max_length=4, stride=stride)
+            tokenizer.encode("a a a a a a a a")
+
+    parts, errors = col.isolate(work, np.arange(4), "failed")
+    assert [rows.tolist() for rows, _ in parts] == [[0, 1], [3]]
+    assert errors.keys() == {2}
+
+
+def test_keys_tell_rows_apart_and_do_not_change_with_the_shard():
+    whole = col.keys(TICKET, np.arange(6))
+    assert len(set(whole.tolist())) == 6
+    again = col.Ticket("t", 3, "other", [("b.parquet", "v", 0, 1), ("a.parquet", "w", 101, 103)])
+    assert col.keys(again, np.array([0, 2])).tolist() == [whole[3], whole[2]]
+    assert col.keys(again, np.array([2, 0])).tolist() == [whole[2], whole[3]]
+
+
+def test_the_numbers_of_parts_are_added_and_of_peaks_and_times_the_extremes_taken():
+    parts = [
+        {"forward_s": 1.0, "peak_rss": 5.0, "first_s": 10.0, "last_s": 11.0, "actor": "a"},
+        {"forward_s": 2.0, "peak_rss": 3.0, "first_s": 9.0, "last_s": 12.0, "actor": "a"},
+    ]
+    assert col.total(parts) == {"forward_s": 3.0, "peak_rss": 5.0, "first_s": 9.0, "last_s": 12.0}

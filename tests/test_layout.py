@@ -13,7 +13,10 @@ from hfbatch.sequences import Ragged, Sequences
 from hfbatch.tasks.text_classification import TextClassification, TextClassificationParams
 
 CPU = torch.device("cpu")
-TASK = TextClassification(TextClassificationParams(), SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=9)))
+TASK = TextClassification(
+    TextClassificationParams(),
+    SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=9, model_max_length=512), config=None),
+)
 lists = st.lists(st.lists(st.integers(10, 99), min_size=1, max_size=9), min_size=1, max_size=9)
 equal = st.integers(1, 6).flatmap(
     lambda size: st.lists(st.lists(st.integers(10, 99), min_size=size, max_size=size), min_size=1, max_size=6)

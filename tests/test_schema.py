@@ -182,17 +182,19 @@ def test_a_machine_fits_the_schema_where_it_loads(tmp_path: Path, machine: dict[
 
 @pytest.mark.parametrize("task", tasks.all(), ids=lambda task: task.name)
 def test_every_name_of_a_task_brings_its_own_params(task: Any) -> None:
-    known, described = next(iter(task.Params.model_fields.items()))
+    known = next(iter(task.Params.model_fields), None)
     section = job_schema()["$defs"][f"params-{task.name}"]
     for name in (task.name, *task.aliases):
         assert accepts(job_schema(), {**JOB, "task": name, "params": {}})
         assert not accepts(job_schema(), {**JOB, "task": name, "params": {"no_such_parameter": 1}})
     assert section["additionalProperties"] is False
-    assert section["properties"][known]["description"] == described.description
+    if known is not None:  # some take none
+        assert section["properties"][known]["description"] == task.Params.model_fields[known].description
 
 
 def test_every_task_is_offered_with_a_description() -> None:
-    offered = {choice["const"]: choice["description"] for choice in job_schema()["properties"]["task"]["anyOf"][:-1]}
+    choices = job_schema()["properties"]["task"]["anyOf"][:-1]
+    offered = {choice["const"]: choice["description"] for choice in choices if "const" in choice}
     assert set(offered) == {name for task in tasks.all() for name in (task.name, *task.aliases)}
     assert all(offered.values())
 

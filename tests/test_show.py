@@ -1,14 +1,18 @@
 """Text that people read: folded to a terminal, whole in a pipe, and never with more than was said."""
 
 import json
+from typing import Literal
 
 import pyarrow as pa
 import pytest
+from pydantic import Field
 from rich.cells import cell_len
 
+from hfbatch import tasks
 from hfbatch.cli import head, show, text
 from hfbatch.cli.words import clock, column_type, commit, count, size
 from hfbatch.report import RunReport, Seconds
+from hfbatch.tasks.base import Params
 
 LABELS = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))
 
@@ -91,6 +95,61 @@ def test_prose_keeps_its_columns_when_it_is_folded(terminal):
         "reads   text  string, which is the text",
         "              to classify",
         "writes  label  string",
+    ]
+
+
+def test_paragraphs_are_folded_anew_and_stay_apart(terminal):
+    terminal(40)
+    written = "One line of a paragraph that was folded\nat another width.\n\nAnother paragraph."
+    assert text.fold(written).splitlines() == [
+        "One line of a paragraph that was folded",
+        "at another width.",
+        "",
+        "Another paragraph.",
+    ]
+    terminal(60)
+    assert text.fold(written).splitlines()[0].endswith("at another width.")
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("task", tasks.all(), ids=lambda task: task.name)
+def test_a_task_stays_inside_a_terminal(terminal, capsys, monkeypatch, task, columns):
+    terminal(columns)
+    monkeypatch.setattr(show, "width", text.width)
+    show.task(task)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(cell_len, lines)) <= columns
+    assert {"reads", "writes"} <= {line.split()[0] for line in lines if line.strip()}
+
+
+def test_a_task_says_what_its_parameters_take(capsys):
+    class Settings(Params):
+        """Of one kind each."""
+
+        words: str | list[str] | None = Field(description="some words")
+        share: float = Field(default=0.5, gt=0, le=1, description="a share")
+        early: bool | Literal["never"] = Field(default=False, description="when")
+        kind: Literal["a", "b"] | None = Field(default=None, description="a, b or null")
+        more: dict[str, int] = Field(default_factory=dict, description="more")
+        plain: bool = Field(default=True, description="yes or no")
+
+    class Own(tasks.find("fill-mask")):
+        """A task with these."""
+
+        Params = Settings
+        aliases = ("masks",)
+        adapted = True
+
+    show.task(Own)
+    out = capsys.readouterr().out
+    assert "\nAlso called masks.\nAdapted: transformers' own pipeline does the work" in out
+    assert out[out.index("params\n") : out.index("\n\na job file")].splitlines()[2:] == [
+        "words  required  some words (text | list of texts)",
+        "share  0.5       a share (number > 0 and <= 1)",
+        "early  false     when (true | false | never)",
+        "kind   null      a, b or null",
+        "more   {}        more (mapping)",
+        "plain  true      yes or no",
     ]
 
 

@@ -1,9 +1,10 @@
-"""`hfbatch init TASK`: a job file that loads as printed and explains every key."""
+"""`hfbatch init TASK` and the job of `hfbatch tasks TASK`: files that load as printed and explain what is in them."""
 
 import pytest
 
 from hfbatch import tasks
-from hfbatch.cli.template import job_file
+from hfbatch.cli.template import job_file, short_job
+from hfbatch.kinds import describe
 from hfbatch.load import load_job
 from hfbatch.spec import ErrorsSpec, InputSpec, JobSpec, ModelSpec, OutputSpec
 
@@ -16,16 +17,52 @@ def loaded(text, tmp_path):
     return load_job(path)
 
 
+def named_first(task):
+    """The inputs that a first job maps: those that must be there, or the first of those that stand in for another."""
+    return [*task.reads.names] or task.optional.names[:1]
+
+
+def set_in(task):
+    """Params that an example gives, other than by their default."""
+    return {key: info.examples[0] for key, info in task.Params.model_fields.items() if info.examples}
+
+
 @ALL
 def test_it_loads_as_printed_and_changes_no_default(task, tmp_path):
     spec = loaded(job_file(task), tmp_path)
     assert (spec.name, spec.task) == (f"my-{task.name}", task.name)
-    assert task.Params.model_validate(spec.params) == task.Params()
+    assert task.Params.model_validate(spec.params) == task.Params.model_validate(set_in(task))
     assert spec.errors == ErrorsSpec()
-    columns = {name: name for name in task.reads.names}
-    assert spec.input == InputSpec(path="data/*.parquet", columns=columns)
+    assert spec.input == InputSpec(path="data/*.parquet", columns={name: name for name in named_first(task)})
     assert spec.model == ModelSpec(id="owner/name", revision="main")
     assert spec.output == OutputSpec(path=f"out/my-{task.name}")
+
+
+@ALL
+def test_the_short_job_loads_and_says_no_more_than_it_must(task, tmp_path):
+    spec = loaded(short_job(task), tmp_path)
+    assert (spec.task, spec.params) == (task.name, set_in(task))
+    assert spec.model_fields_set | {"name"} <= {"name", "task", "model", "input", "params", "output"}
+    lines = short_job(task).splitlines()
+    assert len([line for line in lines if "# edit: " in line]) == 2
+    assert max(map(len, lines)) <= 80
+
+
+@ALL
+def test_the_inputs_are_there_with_what_their_columns_may_hold(task):
+    for text in (job_file(task), short_job(task, width=1000)):
+        lines = [" ".join(line.split()) for line in text.splitlines()]
+        for entry in task.reads:
+            assert f"{entry.name}: {entry.name} # {describe(entry.type)}"[:60] in "\n".join(lines)
+        for name in set(task.optional.names) - set(named_first(task)):
+            assert any(line.startswith(f"# {name}: {name} # ") for line in lines), "commented out"
+
+
+def test_a_name_that_says_something_about_params_sets_them(tmp_path):
+    task = tasks.find("translation_en_to_de")
+    for text in (job_file(task, name="translation_en_to_de"), short_job(task, "translation_en_to_de")):
+        params = loaded(text, tmp_path).params
+        assert (params["src_lang"], params["tgt_lang"]) == ("en", "de")
 
 
 @ALL
@@ -40,7 +77,8 @@ def test_every_key_is_there_and_has_a_comment(task):
         "errors": ErrorsSpec,
     }
     wanted = [key for name in JobSpec.model_fields for key in [name, *getattr(sections.get(name), "model_fields", ())]]
-    assert keys == wanted
+    place = wanted.index("columns") + 1
+    assert keys == [*wanted[:place], *named_first(task), *wanted[place:]]
     assert all(line.partition("  # ")[2].strip() for line in lines)
 
 
@@ -54,10 +92,6 @@ def test_it_says_how_to_check_plan_and_run_it(task):
     header = [line for line in job_file(task, "jobs/nightly.yaml").splitlines() if line.startswith("#")]
     for command in ("check", "plan", "run"):
         assert any(f"hfbatch {command} jobs/nightly.yaml " in line for line in header)
-
-
-def test_optional_inputs_are_named():
-    assert "text_pair may be given too" in " ".join(job_file(tasks.find("text-classification")).split())
 
 
 @pytest.mark.parametrize("path", ["jobs/nightly.yaml", "a b/größe 2.yaml", ".yaml", "x" * 300 + ".yaml", "..yaml"])

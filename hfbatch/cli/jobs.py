@@ -123,7 +123,7 @@ def tasks_(
     elif name is None:
         show.tasks(found)
     else:
-        show.task(found[0])
+        show.task(found[0], name)
 
 
 @app.command(
@@ -139,7 +139,7 @@ def init(
     """Write a commented job file for a task."""
     from hfbatch.cli.template import job_file
 
-    text = job_file(_find_task(task), None if output is None else str(output))
+    text = job_file(_find_task(task), None if output is None else str(output), task)
     if output is not None:
         _write_new(output, text)
     if json_:

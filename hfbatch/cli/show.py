@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hfbatch.access import redact
-from hfbatch.cli.text import bold, facts, fold, out, table
+from hfbatch.cli.template import short_job
+from hfbatch.cli.text import bold, facts, fold, out, table, width
 from hfbatch.cli.words import column_type, commit, count, size
+from hfbatch.kinds import describe
 from hfbatch.spec import ActorRange
+from hfbatch.tasks import about as about_task
 from hfbatch.tasks.base import Task
 
 if TYPE_CHECKING:
     from hfbatch.planner import Plan
     from hfbatch.report import RunReport
+
+_ADAPTED = "Adapted: transformers' own pipeline does the work, row by row, and its result is written as JSON."
+_KINDS = {"string": "text", "object": "mapping"}
+_BOOLEAN = ["true", "false"]
 
 
 def report(report: RunReport) -> None:
@@ -97,24 +103,29 @@ def _state(plan: Plan) -> str:
 
 
 def tasks(found: Sequence[type[Task]]) -> None:
-    """One line a task."""
-    rows = [(task.name, _about(task).splitlines()[0].partition(": ")[2] + _also(task)) for task in found]
-    out(table(("task", "what it does"), rows))
+    """One line a task; those that transformers' own pipelines do stand apart."""
+    head = ("task", "what it does")
+    rows = [(task.name, about_task(task).splitlines()[0].partition(": ")[2] + _also(task)) for task in found]
+    native = [row for row, task in zip(rows, found, strict=True) if not task.adapted]
+    adapted = [row for row, task in zip(rows, found, strict=True) if task.adapted]
+    out(table(head, native))
+    if adapted:
+        out("\n" + bold(fold(_ADAPTED)) + "\n" + table(head, adapted))
 
 
 def _also(task: type[Task]) -> str:
     return f" Also called {', '.join(task.aliases)}." if task.aliases else ""
 
 
-def task(task: type[Task]) -> None:
-    """What a task reads and writes, and its parameters."""
-    rows = []
-    for name, about in _params(task).items():
-        meaning, choices = str(about.get("description", "")), _choices(about)
-        if not all(choice in meaning for choice in choices):
-            meaning += f" ({' | '.join(choices)})"
-        rows.append((name, json.dumps(about.get("default")).strip('"'), meaning))
-    out(fold(_about(task)) + "\n\n" + bold("params") + "\n" + table(("name", "default", "meaning"), rows))
+def task(task: type[Task], name: str | None = None) -> None:
+    """What a task reads and writes, its parameters, and a job file. `name`: how it was asked for."""
+    parts = [fold(about_task(task))]
+    if task.aliases or task.adapted:
+        parts.append(fold("\n".join(filter(None, (_also(task).strip(), _ADAPTED if task.adapted else "")))))
+    if rows := [(key, _default(task, key), _meaning(about)) for key, about in _params(task).items()]:
+        parts.append(bold("params") + "\n" + table(("name", "default", "meaning"), rows))
+    parts.append(bold("a job file") + "\n" + short_job(task, name, min(width() or 80, 100)).removesuffix("\n"))
+    out("\n\n".join(parts))
 
 
 def _params(task: type[Task]) -> dict[str, dict[str, Any]]:
@@ -122,13 +133,38 @@ def _params(task: type[Task]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _choices(about: Mapping[str, Any]) -> list[str]:
-    """The words a parameter takes, where it takes no others."""
-    return [str(word) for each in (about, *about.get("anyOf", ())) for word in each.get("enum", ())]
+def _default(task: type[Task], key: str) -> str:
+    info = task.Params.model_fields[key]
+    if info.is_required():
+        return "required"
+    return json.dumps(info.get_default(call_default_factory=True), ensure_ascii=False).strip('"')
 
 
-def _about(task: type[Task]) -> str:
-    return (sys.modules[task.__module__].__doc__ or "").strip()
+def _meaning(about: Mapping[str, Any]) -> str:
+    """What a parameter does, and what it takes where its default or the words do not say that."""
+    meaning, branches = str(about.get("description", "")), about.get("anyOf", [about])
+    takes = [each for branch in branches for each in _takes(branch)]
+    if takes == _BOOLEAN or all(each in meaning for each in takes):
+        return meaning
+    return f"{meaning} ({' | '.join(takes)})"
+
+
+def _takes(about: Mapping[str, Any]) -> list[str]:
+    """The words that a JSON schema allows, or the kind of value in words."""
+    if "enum" in about or "const" in about:
+        return [str(word) for word in about.get("enum", [about.get("const")])]
+    if about.get("type") == "boolean":
+        return _BOOLEAN
+    return [_kind(about)] if about.get("type", "null") != "null" else []
+
+
+def _kind(about: Mapping[str, Any]) -> str:
+    """A JSON type in words, with its bounds."""
+    if about["type"] == "array":
+        return f"list of {_kind(about['items'])}s" if "type" in about.get("items", {}) else "list"
+    signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+    bounds = " and ".join(f"{sign} {about[key]}" for key, sign in signs.items() if key in about)
+    return f"{_KINDS.get(about['type'], about['type'])} {bounds}".rstrip()
 
 
 def plan_as_data(plan: Plan) -> dict[str, Any]:
@@ -160,8 +196,10 @@ def task_as_data(task: type[Task]) -> dict[str, Any]:
     return {
         "name": task.name,
         "aliases": list(task.aliases),
-        "reads": {entry.name: str(entry.type) for entry in task.reads},
-        "optional": {entry.name: str(entry.type) for entry in task.optional},
+        "adapted": task.adapted,
+        "reads": {entry.name: describe(entry.type) for entry in task.reads},
+        "optional": {entry.name: describe(entry.type) for entry in task.optional},
         "params": _params(task),
-        "about": _about(task),
+        "about": about_task(task),
+        "job": short_job(task),
     }

@@ -52,7 +52,7 @@ def fold(text: str) -> str:
     lines: list[str] = []
     for line in text.splitlines():
         start = len(line) - len(line.lstrip())
-        if lines and start and start == _last_column(lines[-1]) and line.strip():
+        if lines and lines[-1].strip() and line.strip() and start == _last_column(lines[-1]):
             lines[-1] += " " + line.strip()  # it was folded already, at another width
         else:
             lines.append(line)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import pkgutil
 import re
+import sys
 from functools import cache
 
 from hfbatch.tasks.base import Task
 
-__all__ = ["Task", "UnknownTask", "all", "find"]
+__all__ = ["Task", "UnknownTask", "about", "all", "find"]
 
 
 class UnknownTask(KeyError):
@@ -35,6 +37,15 @@ def all() -> tuple[type[Task], ...]:
         if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
     }
     return tuple(sorted((task for task in found if hasattr(task, "name")), key=lambda task: task.name))
+
+
+def about(task: type[Task]) -> str:
+    """The docstring that begins with the task's name: of its class where a file holds several tasks, else of the file.
+
+    Its first line says what the task does; what it reads and writes follows.
+    """
+    own = inspect.getdoc(task) or ""
+    return own if own.startswith(f"{task.name}: ") else (sys.modules[task.__module__].__doc__ or "").strip()
 
 
 def find(name: str) -> type[Task]:

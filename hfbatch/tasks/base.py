@@ -105,7 +105,7 @@ class Task(ABC):
     batch_tokens: ClassVar[tuple[int, int]] = (2048, 16384)  # max_batch_tokens: auto, on CPU and on a GPU
     streams: ClassVar[bool] = False  # inputs are large (images, sound): made a few rows at a time, beside the model
     keyed: ClassVar[bool] = False  # rows come with a column KEY
-    unused_weights: ClassVar[tuple[str, ...]] = ()  # weights the checkpoint may lack, as the task never uses them
+    unused_weights: tuple[str, ...] = ()  # weights the checkpoint may lack, as the task never uses them
     Params: ClassVar[type[Params]]
 
     def __init__(self, params: Any, checkpoint: Checkpoint, given: pa.Schema | None = None) -> None:

@@ -51,27 +51,28 @@ def model_max_length(tokenizer: Any, config: Any) -> int | None:
     return min(limits, default=None)
 
 
-def tokenise(
-    tokenizer: Any, config: Any, params: TextParams, texts: list[str], pairs: list[str] | None = None
-) -> Sequences:
+def limit_for(tokenizer: Any, config: Any, params: TextParams) -> int | None:
+    """The longest sequence of a job: the model's limit, or `max_length` where that is lower."""
+    limits = [limit for limit in (model_max_length(tokenizer, config), params.max_length) if limit is not None]
+    return min(limits, default=None)
+
+
+def tokenise(tokenizer: Any, config: Any, params: TextParams, texts: list[str]) -> Sequences:
     """One sequence a text: `input_ids`, `token_type_ids` where they are not all 0, and `truncated`.
 
     A tokenizer's stored truncation and padding play no part. Texts over the limit are cut as the tokenizer cuts
     them, keeping special tokens, or refused with `too_long` when params.truncation is off.
     """
-    limit = model_max_length(tokenizer, config)
-    if params.max_length is not None:
-        limit = params.max_length if limit is None else min(limit, params.max_length)
+    limit = limit_for(tokenizer, config, params)
     whole = texts
-    if limit is not None and pairs is None:
-        texts = [_beginning(tokenizer, text, limit) for text in whole]
-    ids, types = _encode(tokenizer, [text if len(text) <= MOST_CHARACTERS else "" for text in texts], pairs)
+    if limit is not None:
+        texts = [beginning(tokenizer, text, limit) for text in whole]
+    ids, types = _encode(tokenizer, [text if len(text) <= MOST_CHARACTERS else "" for text in texts])
     lengths = np.fromiter((len(item) for item in ids), dtype=np.int64, count=len(ids))
     over = np.flatnonzero(lengths > limit) if limit is not None else np.zeros(0, dtype=np.int64)
     errors: dict[int, RowError] = {}
     if len(over) and params.truncation:
-        cut_pairs = [pairs[i] for i in over] if pairs is not None else None
-        cut_ids, cut_types = _encode(tokenizer, [texts[i] for i in over], cut_pairs, max_length=limit)
+        cut_ids, cut_types = _encode(tokenizer, [texts[i] for i in over], max_length=limit)
         for position, row in enumerate(over):
             ids[row] = cut_ids[position]
             types[row] = cut_types[position]
@@ -85,13 +86,13 @@ def tokenise(
         errors.setdefault(int(row), RowError("empty_input", "the text has no tokens"))
     keep = np.array([i for i in range(len(texts)) if i not in errors], dtype=np.int64)
     columns: dict[str, Column] = {"input_ids": Ragged.from_lists([ids[i] for i in keep])}
-    if _has_types(tokenizer, pairs is not None):
+    if has_types(tokenizer, pairs=False):
         columns["token_type_ids"] = Ragged.from_lists([types[i] for i in keep])
     columns["truncated"] = np.isin(keep, over)
     return Sequences(keep, columns, errors)
 
 
-def _beginning(tokenizer: Any, text: str, limit: int) -> str:
+def beginning(tokenizer: Any, text: str, limit: int) -> str:
     """A part of a long `text` that begins with the same `limit` tokens and has more of them; else all of it.
 
     Where words end depends on the characters around the end, so words that are followed by a gap and another word do
@@ -109,14 +110,11 @@ def _beginning(tokenizer: Any, text: str, limit: int) -> str:
     return text[:size] if any(not sign.isalnum() for sign in after[: len(after) // 2]) else text
 
 
-def _encode(
-    tokenizer: Any, texts: list[str], pairs: list[str] | None, max_length: int | None = None
-) -> tuple[list[list[int]], list[list[int]]]:
+def _encode(tokenizer: Any, texts: list[str], max_length: int | None = None) -> tuple[list[list[int]], list[list[int]]]:
     if not texts:
         return [], []
     encoding = tokenizer(
         texts,
-        pairs,
         truncation=max_length is not None,
         max_length=max_length,
         padding=False,
@@ -127,7 +125,7 @@ def _encode(
     return ids, encoding.get("token_type_ids") or [[]] * len(ids)
 
 
-def _has_types(tokenizer: Any, pairs: bool) -> bool:
+def has_types(tokenizer: Any, pairs: bool) -> bool:
     """Whether token_type_ids are other than 0, which is what a model takes when it is given none."""
     if "token_type_ids" not in tokenizer.model_input_names:
         return False

@@ -4,29 +4,34 @@ reads   text       string
         text_pair  string, optional: the second text of a pair (entailment, similarity)
 writes  label      string; with top_k other than 1: labels, a list<struct<label, score>>, best first
         score      float32: softmax or sigmoid probability, or the raw logit
-        truncated  bool: the text was cut at the model's limit
+        truncated  bool: the text was cut at the model's limit; with stride it is read in windows, and scores are
+                   their means
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field, PositiveInt
 
-from hfbatch.sequences import Array, Sequences
+from hfbatch.sequences import Sequences
 from hfbatch.tasks.base import Batch, Outputs, Task
-from hfbatch.tasks.text import TextParams, by_row, structs, tokenise
+from hfbatch.tasks.pairs import Pairs, pair_limit, tokenise_pairs
+from hfbatch.tasks.scores import Function, best_labels, fields, scores_of
+from hfbatch.tasks.text import by_row, limit_for, tokenise
+from hfbatch.tasks.windows import WindowParams, check_stride, mean_by_row, tokenise_windows
 
-_LABEL = pa.struct([pa.field("label", pa.string()), pa.field("score", pa.float32())])
+if TYPE_CHECKING:
+    from hfbatch.checkpoint import Checkpoint
 
 
-class TextClassificationParams(TextParams):
+class TextClassificationParams(WindowParams):
     """Settings of text-classification."""
 
     top_k: PositiveInt | None = Field(default=1, description="how many labels, best first; null: all")
-    function_to_apply: Literal["none", "softmax", "sigmoid"] | None = Field(
+    function_to_apply: Function | None = Field(
         default=None, description="logits to scores; null: what the checkpoint's problem_type asks for"
     )
 
@@ -41,18 +46,29 @@ class TextClassification(Task):
     optional = pa.schema([("text_pair", pa.string())])
     Params = TextClassificationParams
 
+    def __init__(
+        self, params: TextClassificationParams, checkpoint: Checkpoint, given: pa.Schema | None = None
+    ) -> None:
+        super().__init__(params, checkpoint, given)
+        paired = "text_pair" in self.given.names
+        self.limit = (pair_limit if paired else limit_for)(self.tokenizer, self.config, params)
+        if params.stride is not None:
+            check_stride(self.tokenizer, self.limit, params.stride)
+            if paired:
+                raise ValueError("params.stride reads one text in windows, not a pair; leave stride or text_pair out")
+
     def writes(self) -> pa.Schema:
         """Label and score, or labels when top_k asks for several."""
-        if self.params.top_k == 1:
-            fields = [("label", pa.string()), ("score", pa.float32())]
-        else:
-            fields = [("labels", pa.list_(_LABEL))]
-        return pa.schema([*fields, ("truncated", pa.bool_())])
+        return pa.schema([*fields(self.params.top_k), ("truncated", pa.bool_())])
 
     def preprocess(self, rows: pa.Table) -> Sequences:
-        """One sequence a text, or a pair of texts."""
-        pairs = rows["text_pair"].to_pylist() if "text_pair" in rows.column_names else None
-        return tokenise(self.tokenizer, self.config, self.params, rows["text"].to_pylist(), pairs)
+        """One sequence a text, or a pair of texts, or a window of a text."""
+        if self.params.stride is not None and self.limit is not None:
+            return tokenise_windows(self.tokenizer, self.limit, self.params.stride, rows["text"].to_pylist())
+        if "text_pair" not in rows.column_names:
+            return tokenise(self.tokenizer, self.config, self.params, rows["text"].to_pylist())
+        pairs = Pairs(rows["text"].to_pylist(), rows["text_pair"].to_pylist(), np.arange(len(rows)))
+        return tokenise_pairs(self.tokenizer, pairs, self.limit, "longest_first" if self.params.truncation else None)
 
     def forward(self, model: Any, batch: Batch) -> Outputs:
         """Logits (sequences, labels), float32."""
@@ -60,33 +76,7 @@ class TextClassification(Task):
 
     def postprocess(self, outputs: Sequences, rows: pa.Table) -> pa.Table:
         """Scores of the best labels; equal scores keep the order of the labels."""
-        scores = self._scores(outputs.dense("logits"))
-        labels = np.array([self.config.id2label[i] for i in range(scores.shape[1])], dtype=object)
-        top = min(self.params.top_k or scores.shape[1], scores.shape[1])
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-        best_scores = np.take_along_axis(scores, best, axis=1).ravel()
-        flat = {"label": labels[best].ravel(), "score": best_scores}
-        if self.params.top_k == 1:
-            columns = [pa.array(flat["label"], pa.string()), pa.array(flat["score"], pa.float32())]
-        else:
-            columns = [structs(flat, [top] * len(rows), _LABEL)]
+        scores = scores_of(outputs.dense("logits"), self.config, self.params.function_to_apply)
+        columns = best_labels(mean_by_row(scores, outputs.row, len(rows)), self.config, self.params.top_k)
         truncated = by_row(outputs.dense("truncated"), outputs.row, len(rows))
         return pa.Table.from_arrays([*columns, pa.array(truncated)], schema=self.writes())
-
-    def _scores(self, logits: Array) -> Array:
-        function = self.params.function_to_apply or _default_function(self.config)
-        if function == "softmax":
-            shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-            return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
-        if function == "sigmoid":
-            return np.asarray(1 / (1 + np.exp(-logits)))
-        return logits
-
-
-def _default_function(config: Any) -> str:
-    """Transformers' rule, in its order: regression, multi-label or one label, several labels."""
-    if config.problem_type == "regression":
-        return "none"
-    if config.problem_type == "multi_label_classification" or config.num_labels == 1:
-        return "sigmoid"
-    return "softmax"
