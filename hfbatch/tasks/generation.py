@@ -159,7 +159,7 @@ class Generator:
 
     def _refuse_contradictions(self) -> None:
         if self.samples and self.beams > 1:
-            raise ValueError("params: do_sample and num_beams above 1 do not go together: set do_sample: false")
+            raise ValueError("params.do_sample and num_beams above 1 do not go together: set do_sample: false")
         if not self.samples and self.texts > self.beams:
             more = f"num_return_sequences {self.texts} needs do_sample: true, or num_beams of at least as many"
             raise ValueError(f"params.num_return_sequences: {more}")
