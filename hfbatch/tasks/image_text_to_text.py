@@ -207,7 +207,8 @@ class ImageTextToText(Task):
             found: list[Any] = rows["messages"].to_pylist()
             return found
         if self.params.prompt is None:
-            user, system = rows["text"].to_pylist(), [self.params.system] * len(rows)
+            user: list[str] = rows["text"].to_pylist()
+            system = [self.params.system] * len(rows)
         else:
             names = [name for name in self.given.names if name != "image"]
             columns = {name: as_texts(rows[name]) for name in names}

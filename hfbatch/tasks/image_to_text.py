@@ -120,8 +120,8 @@ class ImageToText(Task):
         texts = Ragged.from_lengths(outputs.ragged("tokens").values, counts.reshape(-1))
         values = np.concatenate([part for i in range(len(texts)) for part in (front, texts[i])])
         counts = counts + len(front)
-        columns = {"tokens": Ragged.from_lengths(values, counts.sum(axis=1)), "token_counts": counts}
-        return Sequences(outputs.row, {**columns, "ended": outputs.dense("ended")})
+        tokens = Ragged.from_lengths(values, counts.sum(axis=1))
+        return Sequences(outputs.row, {"tokens": tokens, "token_counts": counts, "ended": outputs.dense("ended")})
 
     def max_bytes_per_row(self) -> int:
         """All texts of a row at their longest."""

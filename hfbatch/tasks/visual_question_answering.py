@@ -134,4 +134,5 @@ class VisualQuestionAnswering(Task):
         if self.generator is not None:
             settings = self.generator.settings
             return 1024 + 16 * int(settings.get("max_new_tokens") or settings.get("max_length", 20))
-        return 4096 + 256 * min(self.params.top_k or self.config.num_labels, self.config.num_labels)
+        answers = int(self.config.num_labels)
+        return 4096 + 256 * min(self.params.top_k or answers, answers)
