@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.zoo import audio, chat, documents, media, pictures, vision
+from tests.zoo import audio, chat, documents, media, pictures, vision, vqa
 
 PICTURES = [pictures.picture(seed, size) for seed, size in enumerate([(32, 32), (50, 40), (40, 120)])]
 SOUNDS = [pictures.samples(seed, seconds) for seed, seconds in enumerate([0.7, 1.5, 1.1])]
@@ -54,9 +54,9 @@ PIPELINES = {
     "vits": ("text-to-audio", audio.vits, {}, ["the good movie", "one"], {}),
 }
 OTHERS = {
-    "blip": (media.blip, {}),
-    "blip answers": (media.blip, {"head": "BlipForQuestionAnswering"}),
-    "blip matches": (media.blip, {"head": "BlipForImageTextRetrieval"}),
+    "blip": (vqa.blip, {"head": "BlipForConditionalGeneration"}),
+    "blip answers": (vqa.blip, {}),
+    "blip matches": (vqa.blip, {"head": "BlipForImageTextRetrieval"}),
     "git": (media.git, {}),
     "vision_encoder_decoder": (media.vision_encoder_decoder, {}),
     "llava": (chat.llava, {}),

@@ -8,7 +8,9 @@ from hfbatch.tasks.sights import parted
 from tests.inline import plan_of, run_inline
 from tests.tasks.contract import Case, check
 from tests.tasks.image_rows import IMAGES, opened
-from tests.zoo import chat, media, pictures
+from tests.zoo import chat, pictures, vqa
+from tests.zoo.tokenizers import byte_level
+from tests.zoo.vision import SIDE, TRANSFORMER, image_processor, saved
 
 TASK = "image-text-to-text"
 TEXTS = [
@@ -31,7 +33,33 @@ PARTS = pa.list_(pa.struct([("role", pa.string()), ("content", CONTENT)]))
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    return {"llava": chat.llava(folder / "llava"), "paddle": chat.paddleocr_vl(folder / "paddle")}
+    made = {"llava": chat.llava, "paddle": chat.paddleocr_vl, "idefics": idefics3}
+    return {name: make(folder / name) for name, make in made.items()}
+
+
+def idefics3(folder, max_length=1024):
+    """SmolVLM's layout: an image is tiles with a mask, and its processor asks where in the text they came to stand."""
+    import transformers
+
+    places = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    special = [*chat.TALK, "<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *places]
+    ends = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    byte_level(folder, special, "Qwen2Tokenizer", model_max_length=max_length, **ends)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    sides = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": SIDE}}
+    images = image_processor("Idefics3ImageProcessor", **sides)
+    processor = transformers.Idefics3Processor(
+        images, tokenizer, image_seq_len=4, chat_template=chat.TEMPLATE % "<image>"
+    )
+    ids = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 2, "vocab_size": len(tokenizer)}
+    config = transformers.Idefics3Config(
+        vision_config={**TRANSFORMER, "image_size": SIDE, "patch_size": 8},
+        text_config={**TRANSFORMER, **ids, "model_type": "llama", "max_position_embeddings": max_length},
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        pad_token_id=0,
+    )
+    return saved(folder, transformers.Idefics3ForConditionalGeneration(config), processor)
 
 
 def text(words):
@@ -55,7 +83,7 @@ def reference(model, chats, images, **params):
     return made
 
 
-@pytest.mark.parametrize("name", ["llava", "paddle"])
+@pytest.mark.parametrize("name", ["llava", "paddle", "idefics"])
 def test_answers_are_those_of_transformers_pipeline(models, tmp_path, name):
     """Of every text without special strings: those the pipeline would take for special tokens."""
     output = check(Case(TASK, models[name], ROWS, PARAMS), tmp_path)
@@ -67,7 +95,7 @@ def test_answers_are_those_of_transformers_pipeline(models, tmp_path, name):
     for row in output.to_pylist():
         assert row["completion_tokens"] == 8 or row["finish_reason"] == "stop"
         assert not row["truncated"]
-    assert output["prompt_tokens"][1].as_py() < output["prompt_tokens"][0].as_py() or name == "paddle"
+    assert output["prompt_tokens"][1].as_py() < output["prompt_tokens"][0].as_py() or name != "llava"
 
 
 @pytest.mark.parametrize("name", ["llava", "paddle"])
@@ -105,7 +133,9 @@ def test_sampled_answers_do_not_depend_on_the_batch(models, tmp_path, name, text
     assert len({str(each) for each in output["generated_text"].to_pylist()}) > 4
 
 
-@pytest.mark.parametrize(("name", "mark"), [("llava", "<image>"), ("paddle", "<|IMAGE_PLACEHOLDER|>")])
+@pytest.mark.parametrize(
+    ("name", "mark"), [("llava", "<image>"), ("paddle", "<|IMAGE_PLACEHOLDER|>"), ("idefics", "<image>")]
+)
 def test_what_a_row_spells_is_text_and_no_second_image(models, tmp_path, name, mark):
     """As many tokens as the characters of the mark make, and not one; the ids hold one run of image tokens."""
     from hfbatch.checkpoint import Checkpoint
@@ -229,8 +259,8 @@ def test_a_template_that_refuses_every_chat_is_refused_when_the_job_is_planned(m
 
 
 def test_other_models_and_missing_processors_are_refused(models, tmp_path):
+    blip = vqa.blip(tmp_path / "blip", "BlipForConditionalGeneration")
     with pytest.raises(SpecError, match="'blip' captions: use task image-to-text"):
-        blip = media.blip(tmp_path / "blip")
         plan_of(Case(TASK, blip, ROWS).job(tmp_path))
     bare = shutil.copytree(models["llava"], tmp_path / "bare", ignore=shutil.ignore_patterns("*processor_config*"))
     with pytest.raises(SpecError, match="it has no processor"):

@@ -4,7 +4,7 @@ from hfbatch.errors import SpecError
 from tests.inline import plan_of, run_inline
 from tests.tasks.contract import Case, check
 from tests.tasks.image_rows import IMAGES, opened
-from tests.zoo import chat, media, pictures, vision
+from tests.zoo import chat, media, pictures, vision, vqa
 
 TASK = "image-to-text"
 ROWS = {"image": IMAGES[:9]}
@@ -14,8 +14,9 @@ PARAMS = {"max_new_tokens": 8}
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    made = {"blip": media.blip, "git": media.git, "vit-gpt2": media.vision_encoder_decoder}
-    return {name: make(folder / name) for name, make in made.items()}
+    blip = vqa.blip(folder / "blip", "BlipForConditionalGeneration")
+    git, vit = media.git(folder / "git"), media.vision_encoder_decoder(folder / "vit-gpt2")
+    return {"blip": blip, "git": git, "vit-gpt2": vit}
 
 
 def reference(model, images, prompt=None, **params):
@@ -111,4 +112,4 @@ def test_other_models_are_refused(tmp_path):
     with pytest.raises(SpecError, match="no AutoModelForImageTextToText for models of type 'vit'"):
         plan_of(Case(TASK, vision.vit(tmp_path / "vit"), ROWS).job(tmp_path))
     with pytest.raises(SpecError, match="it is a BlipForQuestionAnswering, and this takes a BlipForConditional"):
-        plan_of(Case(TASK, media.blip(tmp_path / "blip", "BlipForQuestionAnswering"), ROWS).job(tmp_path))
+        plan_of(Case(TASK, vqa.blip(tmp_path / "blip"), ROWS).job(tmp_path))

@@ -9,7 +9,7 @@ from hfbatch.errors import SpecError
 from tests.inline import plan_of, run_inline
 from tests.tasks.contract import Case, assert_close, check
 from tests.tasks.image_rows import IMAGES
-from tests.zoo import media, pictures, vision, vqa
+from tests.zoo import pictures, vision, vqa
 
 TASK = "visual-question-answering"
 RECORDS = json.loads((Path(__file__).parent.parent / "golden" / f"{TASK}.json").read_text())["records"]
@@ -109,7 +109,7 @@ def test_what_cannot_be_done_is_refused_when_the_job_is_planned(models, tmp_path
 
 
 def test_other_heads_are_refused(tmp_path):
-    captions = media.blip(tmp_path / "blip")
+    captions = vqa.blip(tmp_path / "blip", "BlipForConditionalGeneration")
     with pytest.raises(SpecError, match="it is a BlipForConditionalGeneration, and this takes a BlipForQuestion"):
         plan_of(Case(TASK, captions, ROWS).job(tmp_path))
     with pytest.raises(SpecError, match="no AutoModelForVisualQuestionAnswering for models of type 'vit'"):

@@ -7,7 +7,7 @@ from hfbatch.tasks.base import Task
 from tests.inline import plan_of, run_inline
 from tests.tasks.contract import Case, assert_close, check
 from tests.tasks.image_rows import IMAGES, opened
-from tests.zoo import media, pictures
+from tests.zoo import media, pictures, vqa
 
 TASK = "zero-shot-image-classification"
 LABELS = ["cat", "dog", "red fox", "a picture of this", "x"]
@@ -25,7 +25,7 @@ def sigmoid(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory):
-    return media.blip(tmp_path_factory.mktemp("models") / "blip", "BlipModel")
+    return vqa.blip(tmp_path_factory.mktemp("models") / "blip", "BlipModel")
 
 
 def expected_of(model, images, labels, **params):

@@ -49,33 +49,6 @@ def clip(folder: Path, head: str = "CLIPModel", max_length: int = 32, **config) 
     return saved(folder, model, images, tokenizer)
 
 
-def blip(folder: Path, head: str = "BlipForConditionalGeneration", max_length: int = 64, **config) -> Path:
-    """BLIP: captions, answers (`BlipForQuestionAnswering`) and matches (`BlipForImageTextRetrieval`).
-
-    As in the real one the decoder's first token is one past the tokenizer's vocabulary and [SEP] is the end.
-    """
-    import transformers
-
-    tokenizer = wordpiece(folder, max_length)
-    text = {
-        **TRANSFORMER,
-        "vocab_size": len(tokenizer) + 2,
-        "encoder_hidden_size": HIDDEN,
-        "max_position_embeddings": max_length,
-        "bos_token_id": len(tokenizer),
-        "eos_token_id": tokenizer.sep_token_id,
-        "sep_token_id": tokenizer.sep_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "projection_dim": HIDDEN,
-    }
-    sight = {**TRANSFORMER, "image_size": SIDE, "patch_size": 8}
-    made = configured("BlipConfig", config, text_config=text, vision_config=sight, projection_dim=HIDDEN)
-    model = getattr(transformers, head)(made)
-    images = image_processor("BlipImageProcessor", size=square())
-    times = {"patch_embedding": 3} | ({} if "Retrieval" in head else {"crossattention": 1.5})
-    return saved(folder, model, images, tokenizer, times=times)
-
-
 def siglip(folder: Path, head: str = "SiglipModel", max_length: int = 64, **config) -> Path:
     """SigLIP: a sigmoid for each pair; texts are filled up to 64 tokens by the pipeline, without an attention mask."""
     import transformers
