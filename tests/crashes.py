@@ -6,7 +6,9 @@ import json
 import multiprocessing
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow.parquet as pq
 
@@ -19,19 +21,24 @@ from tests.inline import inline_passes, plan_of
 PROCESSES = multiprocessing.get_context("forkserver")  # forks from a process that has no threads, and torch loaded
 PROCESSES.set_forkserver_preload(["tests.crashes", "transformers.models.bert.modeling_bert"])
 
+NONE: Mapping[str, str] = MappingProxyType({})
 
-def drive(job: dict, fault: str | None, log: str, machine: dict) -> None:
+
+def drive(job: dict, fault: str | None, log: str, machine: dict, environment: Mapping[str, str] = NONE) -> None:
     """The whole of a run, in whatever process this is."""
-    os.environ["HFBATCH_FAULT_LOG"] = log
+    os.environ.update(environment, HFBATCH_FAULT_LOG=log)
     if fault:
         os.environ["HFBATCH_FAULT"] = fault
     passes.run_passes = inline_passes
     pipeline.run(plan_of(job, **machine))
 
 
-def run_in_process(job: dict, fault: str | None, log: Path, **machine) -> int:
-    """The exit code of a process that runs the job; negative: killed by that signal."""
-    process = PROCESSES.Process(target=drive, args=(job, fault, str(log), machine))
+def run_in_process(job: dict, fault: str | None, log: Path, environment: Mapping[str, str] = NONE, **machine) -> int:
+    """The exit code of a process that runs the job; negative: killed by that signal.
+
+    `environment`: what has come to this process's since the first such process was forked.
+    """
+    process = PROCESSES.Process(target=drive, args=(job, fault, str(log), machine, dict(environment)))
     process.start()
     process.join(timeout=120)
     assert process.exitcode is not None

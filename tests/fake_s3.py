@@ -130,7 +130,7 @@ def fake_s3(bucket: str = "bucket") -> Iterator[FakeS3]:
         AWS_EC2_METADATA_DISABLED="true",
         NO_PROXY="127.0.0.1,localhost",
     )
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)  # seconds between looks
     thread.start()
     try:
         with mock.patch.dict(os.environ, s3.env):

@@ -8,6 +8,8 @@ import sys
 import time
 from collections import Counter
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hfbatch import passes, pipeline
@@ -16,6 +18,7 @@ from hfbatch.faults import POINTS
 from tests.crashes import PROCESSES, check_output, committed, drive, inferred, run_in_process
 from tests.inline import inline_passes, plan_of
 from tests.models import sentences
+from tests.outputs import runs_in_this_process
 
 MACHINE = {"shard_rows": 30}
 
@@ -63,19 +66,36 @@ def test_a_first_run_killed_at_any_step_ends_right_on_the_second_try(point, job,
     check_output(job["output"]["path"], rows(a=10, b=12, c=50))
 
 
+@pytest.fixture(scope="module")
+def yesterday(classifier, tmp_path_factory):
+    """A finished job, of whose files one has changed, one has gone and one has come since; not to be run."""
+    folder = tmp_path_factory.mktemp("yesterday")
+    (folder / "in").mkdir()
+    for name, rows in {"a": 10, "b": 12, "c": 50}.items():
+        pq.write_table(pa.table(texts(name, rows)), folder / f"in/{name}.parquet")
+    job = {
+        "task": "text-classification",
+        "model": {"id": str(classifier)},
+        "input": {"path": str(folder / "in")},
+        "output": {"path": str(folder / "out")},
+    }
+    with runs_in_this_process():
+        pipeline.run(plan_of(job, **MACHINE))
+    pq.write_table(pa.table(texts("a", 11, seed=7)), folder / "in/a.parquet")
+    pq.write_table(pa.table(texts("d", 40)), folder / "in/d.parquet")
+    (folder / "in/c.parquet").unlink()
+    return job
+
+
 @pytest.mark.parametrize("point", sorted(POINTS))
-def test_a_nightly_run_killed_at_any_step_ends_right_on_the_second_try(
-    point, job, clean, write_parquet, tmp_path, monkeypatch
-):
-    """One file changed, one removed, one added; before the swap, yesterday's rows are what a reader finds."""
-    clean(job)
-    yesterday = sorted(path.name for path in (tmp_path / "out/data").iterdir())
-    write_parquet("in/a.parquet", texts("a", 11, seed=7))
-    write_parquet("in/d.parquet", texts("d", 40))
-    (tmp_path / "in/c.parquet").unlink()
+def test_a_nightly_run_killed_at_any_step_ends_right_on_the_second_try(point, yesterday, clean, tmp_path, monkeypatch):
+    """Before the swap, yesterday's rows are what a reader finds."""
+    shutil.copytree(yesterday["output"]["path"], tmp_path / "out")
+    job = {**yesterday, "output": {"path": str(tmp_path / "out")}}
+    before = sorted(path.name for path in (tmp_path / "out/data").iterdir())
     crash_and_resume(job, clean, point, tmp_path, monkeypatch)
     check_output(job["output"]["path"], rows(a=11, b=12, d=40))
-    assert sorted(path.name for path in (tmp_path / "out/data").iterdir()) != yesterday
+    assert sorted(path.name for path in (tmp_path / "out/data").iterdir()) != before
 
 
 def test_a_file_that_changes_during_a_run_keeps_its_shard_back_and_no_other(job, clean, write_parquet, monkeypatch):

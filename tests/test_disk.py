@@ -18,18 +18,7 @@ import pytest
 from hfbatch import store_errors
 from hfbatch.errors import HfbatchError, StorageError
 from hfbatch.store import Store, open_store
-
-
-def failing(calls: list[int], error: Exception, times: int = 1 << 30) -> Callable[..., str]:
-    """A function that fails so many times, and counts its calls."""
-
-    def call(*_: object) -> str:
-        calls.append(1)
-        if len(calls) <= times:
-            raise error
-        return "done"
-
-    return call
+from tests.failing import failing
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT])

@@ -1,4 +1,4 @@
-"""The whole pipeline on a real Ray, one for all tests of this file."""
+"""The whole pipeline: on a real Ray, one for all tests of this file, or in this process where Ray is not the point."""
 
 import json
 import logging
@@ -11,22 +11,34 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+import torch
 
 import hfbatch
-from hfbatch.errors import Conflict, ErrorBudgetExceeded, SpecError
+from hfbatch.errors import Conflict, ErrorBudgetExceeded, SpecError, SystemicError
 from hfbatch.ledger import Ledger
 from hfbatch.store import open_store
 from tests.inline import plan_of, run_inline
 from tests.models import bert, sentences
+from tests.outputs import runs_in_this_process
 
-MACHINE = {"shard_rows": 50}
+GPU = torch.cuda.is_available()
+MACHINE = {"shard_rows": 50, "gpus_per_actor": "auto" if GPU else 0}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    """Where there is no GPU, it is told of one."""
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    ray.init(address="local", num_cpus=2, num_gpus=None if GPU else 1, **quiet)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def inline():
+    """Runs are in this process: what is asked there is the driver's, the model's or the sink's own."""
+    with runs_in_this_process():
+        yield
 
 
 def output_of(folder):
@@ -125,7 +137,7 @@ def test_a_rerun_has_nothing_to_do_and_touches_no_file(copied, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
 
-def test_only_what_is_missing_is_inferred_again(copied, tmp_path):
+def test_only_what_is_missing_is_inferred_again(copied, tmp_path, inline):
     ledger = ledger_of(tmp_path)
     records, generation = ledger.store.list("_hfbatch/commits"), hfbatch.plan(copied, on=MACHINE).job.generation
     ledger.store.delete([records[0], "_SUCCESS"])  # killed between object and record, and before the end
@@ -147,19 +159,24 @@ def test_a_finished_output_without_its_last_step_is_published_without_ray(copied
 
 
 def test_new_and_changed_files_are_inferred_and_superseded_rows_leave(job, tmp_path):
-    hfbatch.run(job, on=MACHINE)
+    """What stands there and what is taken away are as without Ray; what is new goes through it."""
+    with runs_in_this_process():
+        hfbatch.run(job, on=MACHINE)
     write(tmp_path / "in", "b", 20, seed=9)
     write(tmp_path / "in", "d", 70, seed=8)
     report = hfbatch.run(job, on=MACHINE)
     assert Counter(output_of(tmp_path)["file"].to_pylist()) == {"a": 130, "b": 20, "c": 30, "d": 70}
     assert report.rows_new < 130
     (tmp_path / "in" / "a.parquet").unlink()
-    report = hfbatch.run(job, on=MACHINE)
+    with runs_in_this_process():
+        report = hfbatch.run(job, on=MACHINE)
     assert Counter(output_of(tmp_path)["file"].to_pylist()) == {"b": 20, "c": 30, "d": 70}
     assert ledger_of(tmp_path).success()["run_id"] == report.run_id
 
 
-def test_a_changed_spec_is_refused_with_the_difference_until_a_new_generation_is_asked_for(copied, finished, tmp_path):
+def test_a_changed_spec_is_refused_with_the_difference_until_a_new_generation_is_asked_for(
+    copied, finished, tmp_path, inline
+):
     changed = {**copied, "params": {"top_k": 2}}
     with pytest.raises(Conflict, match=r"(?s)top_k\":1.*top_k\":2.*--new-generation"):
         hfbatch.run(changed, on=MACHINE)
@@ -173,28 +190,21 @@ def test_a_changed_spec_is_refused_with_the_difference_until_a_new_generation_is
         hfbatch.run(copied, on=MACHINE)
 
 
-def test_bad_rows_get_nulls_and_an_error_and_the_others_go_on(tmp_path, write_parquet, job_for):
+def test_bad_rows_get_nulls_and_an_error_and_the_others_go_on(tmp_path, write_parquet, job_for, inline):
     """The model knows fewer words than its tokenizer: a text with the last one raises inside forward."""
     model = bert(tmp_path / "model", vocab_size=60)
-    texts = [*sentences(40), None, "a broken!", b"\xff\xfe".decode("latin1"), *sentences(20, seed=5)]
-    texts = [
-        text if text is None or "broken" in text else " ".join(w for w in text.split() if w in GOOD) for text in texts
-    ]
+    texts = [*map(known_words, sentences(40)), None, "a broken!", "", *map(known_words, sentences(20, seed=5))]
     raw = pa.array([None if t is None else t.encode() for t in texts[:-1]] + [b"\xff\xfe bad"], pa.binary())
     path = write_parquet("in.parquet", {"row": list(range(len(texts))), "text": raw})
     job = {**job_for("text-classification", model, path), "errors": {"max_failed_fraction": 0.5}}
     report = hfbatch.run(job)
     made = output_of(tmp_path).sort_by("row")
-    codes = {row: (error or "").split(":")[0] for row, error in enumerate(made["error"].to_pylist())}
-    assert {row: code for row, code in codes.items() if code} == {
-        40: "null_input",
-        41: "forward_failed",
-        len(texts) - 1: "bad_utf8",
-    }
+    failed = {row: error.split(":")[0] for row, error in enumerate(made["error"].to_pylist()) if error}
+    assert failed == {40: "null_input", 41: "forward_failed", len(texts) - 1: "bad_utf8"}
     assert report.errors == {"null_input": 1, "forward_failed": 1, "bad_utf8": 1}
     assert "IndexError" in made["error"][41].as_py()
     labels = made["label"].to_pylist()
-    assert [row for row, label in enumerate(labels) if label is None] == [40, 41, len(texts) - 1]
+    assert [row for row, label in enumerate(labels) if label is None] == list(failed)
 
 
 def known_words(text):
@@ -205,7 +215,7 @@ GOOD = frozenset("the good bad movie film was is a an of and it not very great".
 
 
 def test_over_the_error_budget_the_run_ends_without_success_and_keeps_what_is_committed(
-    tmp_path, classifier, write_parquet, job_for
+    tmp_path, classifier, write_parquet, job_for, inline
 ):
     path = write_parquet("in.parquet", {"text": [*sentences(95), *[None] * 5]})
     job = job_for("text-classification", classifier, path)
@@ -222,41 +232,50 @@ def test_under_policy_fail_the_first_bad_row_stops_the_run(tmp_path, classifier,
     path = write_parquet("in.parquet", {"text": ["good", None, "bad"]})
     job = {**job_for("text-classification", classifier, path), "errors": {"policy": "fail"}}
     with pytest.raises(ErrorBudgetExceeded, match=r"in.parquet row 1: null_input: text is null"):
-        hfbatch.run(job)
+        hfbatch.run(job, on=MACHINE)
     assert ledger_of(tmp_path).store.list("data") == []
 
 
-def test_a_checkpoint_without_the_tasks_head_is_refused_by_name(encoder, write_parquet, job_for):
+def test_a_checkpoint_without_the_tasks_head_is_refused_by_name_before_anything_runs(
+    tmp_path, encoder, write_parquet, job_for
+):
     job = job_for("text-classification", encoder, write_parquet("in.parquet", {"text": ["good"]}))
-    with pytest.raises(SpecError, match=r"no weights for classifier.bias.*not trained for text-classification"):
+    with pytest.raises(SpecError, match=r"text-classification: it is a BertModel, .*: it has no weights for the head"):
+        hfbatch.run(job, on=MACHINE)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(GPU, reason="this machine has a GPU")
+def test_a_gpu_that_torch_cannot_use_is_an_error_not_a_reason_for_the_cpu(classifier, write_parquet, job_for):
+    """The way to a GPU actor is Ray's own, up to the model."""
+    job = job_for("text-classification", classifier, write_parquet("in.parquet", {"text": ["good"]}))
+    with pytest.raises(SystemicError, match=r"torch .* cannot use one; install a CUDA build"):
         hfbatch.run(job)
 
 
 def test_where_limit_keep_and_prefix_shape_the_output(tmp_path, classifier, write_parquet, job_for):
+    """The first shard has no row left; it goes through Ray all the same."""
     rows = 400
-    columns = {
-        "id": list(range(rows)),
-        "stars": [i % 5 for i in range(rows)],
-        "body": sentences(rows),
-        "label": ["x"] * rows,
-    }
+    columns = {"id": range(rows), "stars": [i % 5 for i in range(rows)], "body": sentences(rows), "label": ["x"] * rows}
     job = job_for("text-classification", classifier, write_parquet("in.parquet", columns, row_group_size=100))
     job["input"] |= {
         "columns": {"text": "body"},
         "keep": ["id", "label"],
-        "where": "stars >= 3 and id > 10",
+        "where": "stars >= 3 and id > 70",
         "limit": 90,
     }
     job["output"]["prefix"] = "pred_"
     report = hfbatch.run(job, on=MACHINE)
     made = output_of(tmp_path).sort_by("id")
-    expected = [i for i in range(rows) if i % 5 >= 3 and i > 10][:90]
+    expected = [i for i in range(rows) if i % 5 >= 3 and i > 70][:90]
     assert made["id"].to_pylist() == expected
     assert report.rows == 90
+    store = ledger_of(tmp_path).store
+    assert len(store.list("_hfbatch/commits")) == len(store.list("data")) + 1, "else no shard is without rows"
     assert made.column_names[:5] == ["id", "label", "pred_label", "pred_score", "pred_truncated"]
 
 
-def test_an_input_without_rows_is_a_success_without_files(tmp_path, classifier, write_parquet, job_for):
+def test_an_input_without_rows_is_a_success_without_files(tmp_path, classifier, write_parquet, job_for, inline):
     job = job_for("text-classification", classifier, write_parquet("in.parquet", {"text": ["good"], "n": [1]}))
     job["input"]["where"] = "n > 1"
     report = hfbatch.run(job)
@@ -265,7 +284,7 @@ def test_an_input_without_rows_is_a_success_without_files(tmp_path, classifier, 
     assert hfbatch.run(job).outcome == "nothing_to_do"
 
 
-@pytest.mark.parametrize("machine", [{"cpu_steps": "tasks"}, {"actors": 2}, {"max_batch_rows": 3}], ids=str)
+@pytest.mark.parametrize("machine", [{"cpu_steps": "tasks", "max_batch_rows": 3}, {"actors": 2}], ids=str)
 def test_the_machine_never_changes_a_prediction(job, tmp_path, machine):
     hfbatch.run(job, on={**MACHINE, **machine})
     check_same_as_inline(job, output_of(tmp_path))
@@ -276,5 +295,6 @@ def test_every_actor_of_a_pool_gets_work_and_two_on_two_cpus_do_not_starve_the_r
     (tmp_path / "in").mkdir()
     for name in "abcd":
         write(tmp_path / "in", name, 6000)
-    report = hfbatch.run(job_over(classifier, tmp_path / "in", tmp_path / "out"), on={"actors": 2, "max_batch_rows": 8})
+    machine = {**MACHINE, "shard_rows": 16384, "actors": 2, "max_batch_rows": 8}
+    report = hfbatch.run(job_over(classifier, tmp_path / "in", tmp_path / "out"), on=machine)
     assert (report.rows, report.actors) == (24_000, 2)

@@ -171,21 +171,24 @@ def before(objects: Objects, command: Command, act: str, name: str) -> tuple[int
 
 
 CHANGES = pytest.mark.parametrize("change", [unchanged, later], ids=["the same plan", "another plan"])
+STRIDES = pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])  # 1: every step
 
 
 @every()
 @CHANGES
-def test_a_run_that_sleeps_at_any_step_while_another_does_all_of_it_spoils_nothing(name, change):
+@STRIDES
+def test_a_run_that_sleeps_at_any_step_while_another_does_all_of_it_spoils_nothing(name, change, stride):
     objects, command = SCENARIOS[name].objects(), SCENARIOS[name].command
-    for step in range(steps_of(objects, command) + 1):
+    for step in range(0, steps_of(objects, command) + 1, stride):
         met(objects, [command, change(command)], segments(("A", step), ("B", NEVER)))
 
 
 @every([name for name in SCENARIOS if SCENARIOS[name].before])
-def test_a_run_that_sleeps_since_before_the_last_one_spoils_nothing(name):
+@STRIDES
+def test_a_run_that_sleeps_since_before_the_last_one_spoils_nothing(name, stride):
     """A and B make what C then replaces; A sleeps over all of both."""
     first, command = SCENARIOS[name].before, replace(SCENARIOS[name].command, redo=False)
-    for step in range(steps_of({}, first) + 1):
+    for step in range(0, steps_of({}, first) + 1, stride):
         met({}, [first, first, command], segments(("A", step), ("B", NEVER), ("C", NEVER)))
 
 

@@ -18,13 +18,18 @@ from tests.inline import plan_of
 from tests.outputs import SHARDS, copied, finished, runs_in_this_process
 
 
-@pytest.fixture
-def output(made, tmp_path):
+@pytest.fixture(scope="module")
+def retried(made, tmp_path_factory):
     """With every row but two predicted."""
-    output = copied(made, tmp_path)
+    output = copied(made, tmp_path_factory.mktemp("retried"))
     with runs_in_this_process():
         hfbatch.retry(str(output.path))
     return output
+
+
+@pytest.fixture
+def output(retried, tmp_path):
+    return copied(retried, tmp_path)
 
 
 def rechecked(output, rows=50, seed=1):

@@ -169,20 +169,6 @@ def test_one_of_eight_threads_wins(store: Store) -> None:
         assert store.get(name) == b"by %d" % won.index(True)
 
 
-def test_one_of_four_processes_wins_each_name(store: Store) -> None:
-    code = textwrap.dedent("""
-        import pickle, sys
-        store = pickle.loads(bytes.fromhex(sys.argv[1]))
-        sys.stdout.write("".join("01"[store.put_if_absent(f"p/{n}", sys.argv[2].encode())] for n in range(20)))
-    """)
-    command = [sys.executable, "-c", code, pickle.dumps(store).hex()]
-    children = [subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, text=True) for n in range(4)]
-    wins = [child.communicate(timeout=60)[0] for child in children]
-    for n in range(20):
-        assert [win[n] for win in wins].count("1") == 1
-        assert store.get(f"p/{n}") == str([win[n] for win in wins].index("1")).encode()
-
-
 def test_the_probe_passes_and_leaves_nothing(store: Store) -> None:
     store.probe()
     assert store.list("") == []

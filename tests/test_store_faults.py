@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from hfbatch import store_errors, store_remote
 from hfbatch.errors import StorageError
 from hfbatch.store import Store, open_store
 from hfbatch.store_errors import with_retries
+from tests.failing import failing
 from tests.fake_s3 import SILENT, TORN, UNHEARD, FakeS3, fake_s3
 
 
@@ -36,18 +38,6 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # retries
-
-
-def failing(calls: list[int], error: Exception, times: int = 1 << 30) -> Callable[..., str]:
-    """A function that fails so many times, and counts its calls."""
-
-    def call(*_: object) -> str:
-        calls.append(1)
-        if len(calls) <= times:
-            raise error
-        return "done"
-
-    return call
 
 
 def test_waits_grow_exponentially_with_full_jitter_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,25 +66,26 @@ def test_no_attempt_begins_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch
 # sixteen writers
 
 WRITERS = """
-import json, os, sys
+import json, os, pickle, sys
 from pathlib import Path
-from hfbatch.store import open_store
+import hfbatch.store  # once, before the fork, and so is what follows
 
-url, folder = sys.argv[1], Path(sys.argv[2])
+url, folder, pickled = sys.argv[1], Path(sys.argv[2]), bytes.fromhex(sys.argv[3])
 if "://" in url:
-    import s3fs, hfbatch.store_remote  # once, before the fork
+    import s3fs, hfbatch.store_remote
 ready, gate, answers = os.pipe(), os.pipe(), os.pipe()
 for n in range(16):
     if os.fork() == 0:
         os.close(gate[1])
-        store, body = open_store(url), bytes([n]) * 300_000
+        store, body = pickle.loads(pickled), bytes([n]) * 300_000
         data = folder / str(n) if n % 2 else body
         if n % 2:
             data.write_bytes(body)
         store.get("warm")
         os.write(ready[1], b".")
         os.read(gate[0], 1)  # until all are ready
-        os.write(answers[1], bytes([n, store.put_if_absent("data/one", data)]))
+        won = [store.put_if_absent("data/one", data), *(store.put_if_absent(f"p/{m}", bytes([n])) for m in range(5))]
+        os.write(answers[1], bytes([n, *won]))
         os._exit(0)
 os.close(ready[1]), os.close(answers[1])
 waiting = 16
@@ -106,16 +97,17 @@ json.dump(list(b"".join(iter(lambda: os.read(answers[0], 64), b""))), sys.stdout
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
-def test_one_of_sixteen_processes_wins_and_its_object_is_whole(s3: FakeS3, tmp_path: Path, kind: str) -> None:
+def test_one_of_sixteen_processes_wins_each_name_and_its_object_is_whole(s3: FakeS3, tmp_path: Path, kind: str) -> None:
     url = str(tmp_path / "out") if kind == "local" else f"{s3.url}{tmp_path}"
-    command = [sys.executable, "-c", WRITERS, url, tmp_path]
+    command = [sys.executable, "-c", WRITERS, url, tmp_path, pickle.dumps(open_store(url)).hex()]
     answers = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
-    won = dict(zip(answers[::2], answers[1::2], strict=True))
+    won = {answers[at]: answers[at + 1 : at + 7] for at in range(0, len(answers), 7)}  # writer -> for each name
     assert sorted(won) == list(range(16))
-    (winner,) = (writer for writer, is_winner in won.items() if is_winner)
-    store = open_store(url)
-    assert store.get("data/one") == bytes([winner]) * 300_000
-    assert store.list("") == ["data/one"]
+    store, small = open_store(url), [f"p/{m}" for m in range(5)]
+    for number, name in enumerate(["data/one", *small]):
+        (winner,) = (writer for writer, wins in won.items() if wins[number])
+        assert store.get(name) == bytes([winner]) * (1 if name in small else 300_000)
+    assert store.list("") == ["data/one", *small]
 
 
 # a third of the calls failing

@@ -19,6 +19,12 @@ from tests.inline import plan_of
 from tests.models import sentences
 
 
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    """It looks ten times as often as it does for people."""
+    monkeypatch.setattr("hfbatch.watch.INTERVAL_S", 0.05)
+
+
 @pytest.fixture
 def plan(classifier, write_parquet, job_for):
     """2,000 rows to do."""
@@ -98,7 +104,7 @@ def test_a_display_that_raises_is_logged_once_and_the_budget_is_judged_all_the_s
 
     tally = start_tally()
     with watching(tally, plan, [], show):
-        time.sleep(1.2)
+        time.sleep(0.3)  # several looks
         ray.get(tally.update.remote("a", meter(1000, 1000, 1000)))
         eventually(lambda: ray.get(tally.stopped.remote()))
     assert [record.message for record in caplog.records] == ["showing progress failed; the run goes on without it"]
@@ -146,7 +152,7 @@ def test_a_run_of_whose_workers_nothing_is_heard_ends_rather_than_to_wait_for_ev
     monkeypatch.setattr("hfbatch.watch.SILENT_S", 0.0)
     tally, machine = start_tally(), plan.machine.model_copy(update={"row_timeout_s": 0.4, "grace_s": 0})
     with watching(tally, replace(plan, machine=machine), stopping=Stopping(0)) as watch:
-        time.sleep(1)
+        time.sleep(1)  # longer than it will take below
         assert watch.stopping.reason is None, "nothing has been in a model yet: it may be long in coming"
         ray.get(tally.enter.remote("s"))
         eventually(lambda: ray.get(tally.stopped.remote()))

@@ -34,7 +34,6 @@ with dog:
     for _ in range(8):
         time.sleep(0.1)
         dog.renew()
-time.sleep(0.7)
 dog.renew()
 time.sleep(0.7)
 try:
