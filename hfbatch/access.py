@@ -20,10 +20,10 @@ from fsspec.implementations.local import LocalFileSystem
 from hfbatch.errors import AccessRefused, HfbatchError, StorageError
 from hfbatch.store_errors import is_refusal
 
-_USER = re.compile(r"(\w+://)[^/\s@:]*:\S*@")  # an AWS secret may hold '/'
+_USER = re.compile(r"((?<!\w)\w+://)[^/\s@:]*:\S*@")  # an AWS secret may hold '/'
 _WEB_USER = re.compile(r"(https?://)[^/\s@?'\"]+@")  # a token alone
 _WEB_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")  # a presigned URL keeps its signature here
-_QUERY = re.compile(r"(\w+://[^\s?'\"]+)\?[^\s'\"?=]*=[^\s'\"]*")  # elsewhere `?` may be a glob's
+_QUERY = re.compile(r"((?<!\w)\w+://[^\s?'\"]+)\?[^\s'\"?=]*=[^\s'\"]*")  # elsewhere `?` may be a glob's
 BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hf", "oci", "oss"})
 _SECRET_KEY = re.compile(r"[?&][^=&]*(sig|token|secret|passw|credential|key)[^=&]*=", re.IGNORECASE)
 _CONTENT_KEYS = (

@@ -5,7 +5,10 @@ A part that is not there is told as what is missing and what to do; `require` as
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +50,11 @@ class Checkpoint:
             backend.no_truncation()
             backend.no_padding()
         return tokenizer
+
+    def copy_tokenizer(self) -> Any:
+        """A tokenizer of one's own, to change."""
+        with _unadvised():
+            return deepcopy(self.tokenizer)
 
     @cached_property
     def image_processor(self) -> Any:
@@ -98,13 +106,21 @@ class Checkpoint:
         import transformers
 
         transformers.logging.set_verbosity_error()  # it advises to install torchvision
-        with without_code(self.folder, self.trust_remote_code):
+        with without_code(self.folder, self.trust_remote_code), _unadvised():
             return getattr(transformers, auto).from_pretrained(
                 self.folder,
                 local_files_only=True,
                 trust_remote_code=self.trust_remote_code,  # False, not None: at None transformers asks on the terminal
                 code_revision=self.code_revision,
             )
+
+
+@contextmanager
+def _unadvised() -> Iterator[None]:
+    """Without the advice of Marian's tokenizer, which it gives whenever it is made; it does without that package."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Recommended: pip install sacremoses")
+        yield
 
 
 def _first(error: BaseException) -> str:

@@ -80,8 +80,12 @@ def _is_messages(found: pa.DataType) -> bool:
 
 
 def _is_media(found: pa.DataType) -> bool:
-    names = set(found.names) if pa.types.is_struct(found) else set()
-    return is_bytes(found) or is_text(found) or "bytes" in names or "path" in names
+    if not pa.types.is_struct(found):
+        return is_bytes(found) or is_text(found)
+    tests = {"bytes": is_bytes, "path": is_text}
+    there = [name for name in tests if name in found.names]
+    fit = (tests[name](found.field(name).type) or pa.types.is_null(found.field(name).type) for name in there)
+    return bool(there) and all(fit)
 
 
 def _is_audio(found: pa.DataType) -> bool:
@@ -91,7 +95,7 @@ def _is_audio(found: pa.DataType) -> bool:
 
 
 def _is_text_or_bytes(found: pa.DataType) -> bool:
-    return is_text(found) or pa.types.is_binary(found) or pa.types.is_large_binary(found)
+    return is_text(found) or is_bytes(found)
 
 
 _TESTS: dict[pa.DataType, Callable[[pa.DataType], bool]] = {

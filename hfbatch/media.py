@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO
-from urllib.parse import unquote
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import fsspec
 import numpy as np
@@ -21,12 +23,17 @@ import pyarrow.compute as pc
 
 from hfbatch.errors import RowError
 from hfbatch.kinds import AUDIO, is_bytes, is_text
-from hfbatch.store_errors import redact
+from hfbatch.store_errors import http_status, redact
 
 MOST_BYTES = 1 << 30  # of one file; Arrow, decoders and memory have their own limits beyond
+_LONGEST = 8192  # bytes of a path; beyond that it is something else, such as an image in base64
+_JUDGED = 2048  # characters that are searched for secrets
 _READERS = 16
+_SILENCE_S = 60  # after which a web server is given up
 _FILE = re.compile(r"(file|local)://")
+_WEB = re.compile(r"https?://", re.IGNORECASE)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::|://)")
+_CONTROL = re.compile(r"[\0-\x1f\x7f]")  # libraries take them out of URLs, so that `.\t.` becomes `..`
 
 
 def read_media(
@@ -62,8 +69,18 @@ def read_media(
         return files, errors
     lists, rates = pa.nulls(rows, AUDIO.field("array").type), pa.nulls(rows, pa.int64())
     if arrays is not None:
-        lists, rates = arrays.cast(lists.type), parts["sampling_rate"].cast(rates.type)
+        lists, rates = _samples(arrays), parts["sampling_rate"].cast(rates.type, safe=False)
     return pa.StructArray.from_arrays([files, lists, rates], fields=list(AUDIO)), errors
+
+
+def _samples(arrays: pa.Array) -> pa.ListArray:
+    """Lists of any kind, with numbers of any type, as list<float>; by hand, as Arrow errs in casting views.
+
+    A number too large for its type must cost its own row only, which is why casts are unsafe here and for rates.
+    """
+    ends = pc.cumulative_sum(pc.list_value_length(arrays).fill_null(0).cast(pa.int32()))
+    values = arrays.flatten().cast(pa.float32(), safe=False)
+    return pa.ListArray.from_arrays(pa.concat_arrays([pa.array([0], ends.type), ends]), values, mask=arrays.is_null())
 
 
 def _with(files: pa.Array, found: Mapping[int, bytes]) -> pa.Array:
@@ -84,26 +101,40 @@ def _read_all(name: str, paths: pa.Array, rows: np.ndarray, prefixes: Sequence[s
 
 def _read(name: str, raw: bytes, prefixes: Sequence[str]) -> bytes | RowError:
     """The bytes of the file at the path `raw`, if it may be opened."""
+    if len(raw) > _LONGEST:
+        return RowError("path_refused", f"{name} holds a text of {len(raw):,} bytes, which is no path; store bytes")
     try:
         path = raw.decode()
         place = allowed(path, prefixes)
     except ValueError:  # not UTF-8, or with a null in it
-        return RowError("path_refused", f"{name} names {raw[:100]!r}, which is no path")
-    shown = redact(path[:200])
+        return RowError("path_refused", f"{name} names {_shown(repr(raw), 100)}, which is no path")
+    shown = _shown(path)
     if place is None:
         return RowError("path_refused", f"{name} names {shown}, and input.allow_media_prefixes no prefix of it")
     try:
-        with _open(place) as file:
+        with _open(place, prefixes) as file:
             content = file.read(MOST_BYTES + 1)
+            whole = not getattr(file, "length", 0)  # what a web server announced and did not send
+    except RowError as error:
+        return RowError(error.code, f"{name}: {shown}: {error.message}")
     except Exception as error:  # any backend, any library
-        return RowError("unreadable_media", f"{name}: {shown}: {type(error).__name__}")
+        status = http_status(error)
+        reason = type(error).__name__ if status is None else f"HTTP {status}"
+        return RowError("unreadable_media", f"{name}: {shown}: {reason}")
     if len(content) > MOST_BYTES:
         return RowError("too_long", f"{name}: {shown} has over {MOST_BYTES:,} bytes")
-    return content
+    return content if whole else RowError("unreadable_media", f"{name}: {shown}: the connection broke off")
 
 
-def _open(place: str) -> BinaryIO:
+def _shown(path: str, length: int = 200) -> str:
+    """Its beginning for a message; what `redact` hides must not be cut in two, and it is slow with long texts."""
+    return redact(path[:_JUDGED])[:length]
+
+
+def _open(place: str, prefixes: Sequence[str]) -> BinaryIO:
     """`place` as `allowed` gives it. A local one by the system alone: fsspec reads more into a name, such as ~."""
+    if _WEB.match(place):
+        return _download(place, prefixes)
     path = Path(place)
     if not path.is_absolute():
         opened: BinaryIO = fsspec.open(place, "rb").open()
@@ -113,15 +144,45 @@ def _open(place: str) -> BinaryIO:
     return path.open("rb")
 
 
+class _Redirects(HTTPRedirectHandler):
+    """Follows a redirect only to where the job may read: a server must not send a worker into another network."""
+
+    def __init__(self, prefixes: Sequence[str]) -> None:
+        self.prefixes = prefixes
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        if allowed(newurl, self.prefixes) is None:
+            raise RowError(
+                "path_refused", f"redirects to {_shown(newurl)}, and input.allow_media_prefixes has no prefix of it"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _download(url: str, prefixes: Sequence[str]) -> BinaryIO:
+    """The answer to a GET of `url`; a user and password in it go to its own host alone."""
+    parts = urlsplit(quote(url, safe="%/:=&?~#+!$,;'@()*[]"))
+    user, _, host = parts.netloc.rpartition("@")
+    request = Request(urlunsplit(parts._replace(netloc=host)), headers={"User-Agent": "hfbatch"})
+    if user:
+        request.add_unredirected_header("Authorization", "Basic " + b64encode(unquote(user).encode()).decode())
+    answer: BinaryIO = build_opener(_Redirects(prefixes)).open(request, timeout=_SILENCE_S)
+    return answer
+
+
 def allowed(path: str, prefixes: Sequence[str]) -> str | None:
     """Where the file at `path` lies, if that is below one of `prefixes`: a URL, or the path with its links followed.
 
     ValueError where no file can have that name.
     """
-    if ".." in PurePosixPath(unquote(path)).parts or "::" in path:
+    if _climbs(path) or "::" in path or ("://" in path and _CONTROL.search(path)):
         return None
     place = _place(path)
     return place if any(_below(place, _place(prefix)) for prefix in prefixes) else None
+
+
+def _climbs(path: str) -> bool:
+    """Whether any library or server may read `..` in it: behind one decoding or two, a backslash, with `;x` behind."""
+    return any(part.partition(";")[0] == ".." for part in re.split(r"[/\\]", unquote(unquote(path))))
 
 
 def _place(path: str) -> str:

@@ -1,6 +1,7 @@
 """A block of large inputs (images, sound) in windows: made a few rows at a time, one window ahead of the model.
 
-A thousand photographs as pixel values take gigabytes; a window takes about WINDOW_BYTES, and two exist at once.
+A thousand photographs as pixel values take gigabytes; a window takes about WINDOW_BYTES, and two exist at once;
+what a row takes is judged by the window before, and by the bytes that it is stored in.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from hfbatch import columns as col
 from hfbatch.sequences import Array
 
 WINDOW_BYTES = 128 << 20  # of model inputs
+STORED_BYTES = 128 << 20  # of the rows that they are made of: an hour of sound, a few large photographs
 FIRST_ROWS, MOST_ROWS = 16, 4096
 _GROWTH = 4  # a window has at most this many times the rows of the last: rows differ, and the first may all be errors
 
@@ -29,7 +31,7 @@ def windows(
     """
 
     def make(start: int, rows: int) -> pa.Table:
-        own = np.arange(start, min(start + rows, len(table)))
+        own = np.arange(start, start + fitting(table, start, rows))
         if announce is not None:
             announce(own)
         return preprocess(col.part(table, own))
@@ -54,6 +56,14 @@ def next_rows(window: pa.Table) -> int:
     good = window[col.ERROR].null_count
     fitting = WINDOW_BYTES * good // max(size, 1) if good else len(window)
     return int(np.clip(fitting, 1, min(_GROWTH * len(window), MOST_ROWS)))
+
+
+def fitting(table: pa.Table, start: int, rows: int) -> int:
+    """How many of the `rows` from `start` on are stored in STORED_BYTES, about; at least one."""
+    rows = min(rows, len(table) - start)
+    while rows > 1 and table.slice(start, rows).nbytes > STORED_BYTES:
+        rows //= 2
+    return rows
 
 
 def joined(table: pa.Table, parts: Sequence[pa.Table]) -> pa.Table:

@@ -8,12 +8,30 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the fake Hub of test_hub.py turns it off for itself
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tiny models more threads only wait for each other
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests import models
+
+STARTS_RAY = frozenset(
+    "test_api test_cli test_cluster test_interrupt test_kill test_passes test_pipeline test_readers test_watch "
+    "test_worker_deaths".split()
+)
+
+
+def pytest_make_parametrize_id(val, argname):
+    """Files are not names of tests: some hold the time they were made at."""
+    return argname if isinstance(val, bytes) and len(val) > 40 else None
+
+
+def pytest_collection_modifyitems(config, items):
+    """For `pytest -n 2 --dist loadgroup`: a file stays in one process, and so do all tests that start a Ray."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group("ray" if item.path.stem in STARTS_RAY else item.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,19 @@ def test_every_sequence_is_in_exactly_one_batch_within_the_budget(lengths, max_t
         assert len(batch) == 1 or padded_tokens(batch, lengths) <= max_tokens
 
 
+@given(lengths, st.integers(1, 4096), st.integers(1, 64), st.randoms(use_true_random=False))
+def test_sequences_of_different_kinds_never_share_a_batch(lengths, max_tokens, max_rows, random):
+    kinds = np.array([random.randrange(4) for _ in lengths], dtype=np.int64)
+    batches = pack_by_length(lengths, max_tokens, max_rows, kinds)
+    assert sorted(np.concatenate(batches).tolist() if batches else []) == list(range(len(lengths)))
+    longest = [int(lengths[batch].max()) for batch in batches]
+    assert longest == sorted(longest, reverse=True)
+    for batch in batches:
+        assert len(set(kinds[batch].tolist())) == 1
+        assert len(batch) <= max_rows
+        assert len(batch) == 1 or padded_tokens(batch, lengths) <= max_tokens
+
+
 def test_a_sequence_longer_than_the_budget_gets_its_own_batch():
     batches = pack_by_length(np.array([3, 900, 4]), max_tokens=100, max_rows=8)
     assert [batch.tolist() for batch in batches] == [[1], [2, 0]]

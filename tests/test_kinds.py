@@ -5,6 +5,11 @@ import pytest
 
 from hfbatch import kinds
 
+
+def media_struct(held: pa.DataType, path: pa.DataType) -> pa.DataType:
+    return pa.struct([("bytes", held), ("path", path)])
+
+
 PATH = pa.struct([("path", pa.string())])
 DATASETS = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SAMPLES = pa.struct([("array", pa.list_(pa.float32())), ("sampling_rate", pa.int64()), ("path", pa.string())])
@@ -12,7 +17,7 @@ CHAT = pa.struct([("role", pa.string()), ("content", pa.string())])
 ALL = [kinds.TEXT, kinds.TEXTS, kinds.VECTOR, kinds.MESSAGES, kinds.IMAGE, kinds.VIDEO, kinds.AUDIO, kinds.ANY]
 
 READ = {
-    kinds.TEXT: [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary()],
+    kinds.TEXT: [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.binary(4), pa.binary_view()],
     kinds.TEXTS: [
         pa.list_(pa.string()),
         pa.large_list(pa.large_string()),
@@ -23,7 +28,7 @@ READ = {
     kinds.MESSAGES: [pa.list_(CHAT), pa.large_list(pa.struct([*CHAT, ("name", pa.string())]))],
     kinds.IMAGE: [pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(8), pa.string(), DATASETS, PATH],
     kinds.VIDEO: [pa.binary(), DATASETS, pa.large_string()],
-    kinds.AUDIO: [pa.binary(), DATASETS, SAMPLES, PATH],
+    kinds.AUDIO: [pa.binary(), DATASETS, SAMPLES, PATH, media_struct(pa.null(), pa.null())],
     kinds.ANY: [pa.int8(), pa.string(), DATASETS, pa.list_(pa.list_(pa.int8()))],
 }
 OTHER = {
@@ -31,7 +36,11 @@ OTHER = {
     kinds.TEXTS: [pa.string(), pa.list_(pa.int64()), pa.list_(pa.list_(pa.string()))],
     kinds.VECTOR: [pa.float32(), pa.list_(pa.string()), pa.list_(pa.list_(pa.float32()))],
     kinds.MESSAGES: [pa.string(), CHAT, pa.list_(pa.string()), pa.list_(PATH)],
-    kinds.IMAGE: [pa.int64(), pa.list_(pa.uint8()), CHAT, pa.list_(pa.binary())],
+    kinds.IMAGE: [
+        *(pa.int64(), pa.list_(pa.uint8()), CHAT, pa.list_(pa.binary())),
+        *(media_struct(pa.string(), pa.string()), media_struct(pa.list_(pa.uint8()), pa.string())),
+        media_struct(pa.binary(), pa.int64()),
+    ],
     kinds.VIDEO: [pa.list_(pa.binary()), pa.float32()],
     kinds.AUDIO: [pa.list_(pa.float32()), pa.struct([("array", pa.list_(pa.float32()))])],
 }

@@ -23,14 +23,21 @@ equal = st.integers(1, 6).flatmap(
 )
 
 
-def batch_of(lists, **more):
+class Left(TextClassification):
+    padding_side = "left"
+
+
+LEFT = Left(TASK.params, TASK.checkpoint)
+
+
+def batch_of(lists, task=TASK, **more):
     columns = {"input_ids": Ragged.from_lists(lists), **more}
-    return PaddedBatch(Sequences(np.arange(len(lists)), columns), TASK, CPU)
+    return PaddedBatch(Sequences(np.arange(len(lists)), columns), task, CPU)
 
 
-@given(lists | equal)
-def test_every_method_answers_as_a_loop_over_the_sequences_would(lists):
-    batch = batch_of(lists)
+@given(lists | equal, st.sampled_from([TASK, LEFT]))
+def test_every_method_answers_as_a_loop_over_the_sequences_would(lists, task):
+    batch = batch_of(lists, task)
     ids = batch.inputs["input_ids"]
     table = torch.arange(100 * 3, dtype=torch.float32).reshape(100, 3).sin()
     vectors = table[ids]  # stands for a model's hidden states; those of padding are other than 0
@@ -50,6 +57,14 @@ def test_padding_stands_on_the_right_up_to_the_longest_and_is_masked(lists):
     if "attention_mask" in batch.inputs:
         expected = [[1] * len(one) + [0] * (longest - len(one)) for one in lists]
         assert batch.inputs["attention_mask"].tolist() == expected
+    assert ("attention_mask" in batch.inputs) == (len({len(one) for one in lists}) > 1)
+
+
+@given(lists)
+def test_on_the_left_padding_stands_before_the_first_token_and_is_masked(lists):
+    batch, longest = batch_of(lists, LEFT), max(len(sequence) for sequence in lists)
+    assert batch.inputs["input_ids"].tolist() == [[*[9] * (longest - len(one)), *one] for one in lists]
+    assert batch.mask.tolist() == [[0] * (longest - len(one)) + [1] * len(one) for one in lists]
     assert ("attention_mask" in batch.inputs) == (len({len(one) for one in lists}) > 1)
 
 
@@ -93,3 +108,35 @@ def test_ragged_floats_are_padded_as_floats(shape):
     assert (made.dtype, tuple(made.shape)) == (torch.float32, (2, 3, *shape[1:]))
     assert np.array_equal(batch.tokens(made).numpy(), values)
     assert not made[0, 2].any()
+
+
+def test_arrays_of_one_shape_are_stacked_and_never_padded_or_masked():
+    arrays = [np.arange(12, dtype=np.float32).reshape(3, 2, 2) + number for number in range(2)]
+    columns = {
+        "pixel_values": Ragged.from_arrays(arrays),
+        "pixel_values.shape": np.array([array.shape for array in arrays]),
+        "length": np.array([7, 7]),
+    }
+    task, sequences = Images(TASK.params, TASK.checkpoint), Sequences(np.arange(2), columns)
+    batch = PaddedBatch(sequences, task, CPU)
+    assert batch.inputs.keys() == {"pixel_values"}
+    assert np.array_equal(batch.inputs["pixel_values"].numpy(), np.stack(arrays))
+    assert input_lengths(sequences, task).tolist() == [7, 7]  # what they cost, not how long they are
+    assert batch.lengths.tolist() == [1, 1]
+
+
+def test_what_a_sequence_costs_does_not_change_how_it_is_padded():
+    batch = batch_of([[10, 11], [12]], length=np.array([50, 40]))
+    assert input_lengths(batch.sequences, TASK).tolist() == [50, 40]
+    assert batch.lengths.tolist() == [2, 1]
+    assert batch.inputs["input_ids"].shape == (2, 2)
+
+
+def test_floats_become_the_models_type_and_ids_stay_whole():
+    task = Audio(TASK.params, TASK.checkpoint)
+    sounds = {"input_values": Ragged.from_arrays([np.ones(3)])}
+    assert PaddedBatch(Sequences(np.arange(1), sounds), task, CPU, torch.bfloat16).inputs["input_values"].dtype == (
+        torch.bfloat16
+    )
+    ids = Sequences(np.arange(1), {"input_ids": Ragged.from_lists([[10]])})
+    assert PaddedBatch(ids, TASK, CPU, torch.bfloat16).inputs["input_ids"].dtype == torch.int64

@@ -141,10 +141,71 @@ def test_a_path_that_is_no_text_is_the_error_of_its_row_alone(folders):
         ("http://host/a.png", "https://host", False),
         ("/host/a.png", "https://host", False),
         ("https://host/a.png", "/", False),
+        ("https://host/images/..;x/keys", "https://host/images", False),
+        ("https://host/images/%252e%252e/keys", "https://host/images", False),
+        ("https://host/images/..\\keys", "https://host/images", False),
+        ("https://host/images/.\t./keys", "https://host/images", False),
+        ("https://host/images/.\n./keys", "https://host/images", False),
+        ("https://host/images\\a.png", "https://host/images", False),
+        ("https://host/images?x", "https://host/images", False),
+        ("https://host/images/..a..png", "https://host/images", True),
+        ("https://host/images/50%25;.png?x=1", "https://host/images", True),
+        ("memory://images/a.png", "/images", False),
+        ("ftp://host/a.png", "https://host", False),
     ],
 )
 def test_a_url_is_compared_by_whole_segments(path, prefix, fine):
     assert (allowed(path, [prefix]) is not None) == fine
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pa.list_(pa.float64()), pa.large_list(pa.float32()), pa.list_(pa.float16(), 2)),
+        *(pa.list_view(pa.float32()), pa.large_list_view(pa.float64())),
+    ],
+    ids=str,
+)
+def test_samples_are_read_from_any_kind_of_list_and_from_a_slice_of_it(kind):
+    rows = [{"array": [0.5, 0.25], "sampling_rate": 8000}, None, {"array": None, "sampling_rate": 8000}] * 2
+    column = pa.array(rows, pa.struct([("array", kind), ("sampling_rate", pa.int32())]))
+    for start, length in ((0, 6), (1, 4), (3, 3)):
+        made, errors = read_media("audio", column.slice(start, length), AUDIO, [])
+        made.validate(full=True)
+        good = [row is not None and row["array"] is not None for row in rows[start : start + length]]
+        assert [row["array"] is not None for row in made.to_pylist()] == good
+        assert all(row["array"] in (None, [0.5, 0.25]) for row in made.to_pylist())
+        assert codes(errors) == {row: "null_input" for row, fine in enumerate(good) if not fine}
+
+
+def test_numbers_that_no_sound_has_cost_their_own_row_only():
+    kind = pa.struct([("array", pa.list_(pa.int64())), ("sampling_rate", pa.uint64())])
+    rows = [([1, 2], 8000), ([2**60], 8000), ([1], 2**64 - 1)]
+    made, errors = read_media(
+        "audio", pa.array([dict(zip(kind.names, row, strict=True)) for row in rows], kind), AUDIO, []
+    )
+    assert not errors
+    assert made[0].as_py() == {"audio": None, "array": [1.0, 2.0], "sampling_rate": 8000}
+    assert [row["sampling_rate"] for row in made.to_pylist()] == [8000, 8000, -1]  # which the decoder refuses
+
+
+def test_a_text_that_is_no_path_is_told_by_its_length_and_not_searched():
+    _, errors = read_media("image", pa.array(["A" * 5_000_000]), IMAGE, ["/"])  # base64, for example
+    assert str(errors[0]) == ("path_refused: image holds a text of 5,000,000 bytes, which is no path; store bytes")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "https://user:" + "hunter2" * 40 + "@host/a.png",  # where a message is cut
+        "https://user:hunter2@host/a\0.png",
+        "https://host/" + "a" * 180 + ".png?X-Amz-Signature=hunter2",
+    ],
+)
+def test_secrets_stay_out_of_the_error_of_any_odd_path(path):
+    _, errors = read_media("image", pa.array([path]), IMAGE, [])
+    assert codes(errors) == {0: "path_refused"}
+    assert "hunt" not in str(errors[0])
 
 
 def test_secrets_in_a_url_stay_out_of_the_error():
@@ -170,6 +231,39 @@ def test_a_job_over_paths_reads_those_it_allows(folders, vit, write_parquet, job
     )
     expected = run_inline(plan_of(direct))["labels"].to_pylist()
     assert [output["labels"][row].as_py() for row in (0, 3)] == expected
+
+
+def test_a_job_reads_images_however_the_file_stores_them(vit, write_parquet, job_for):
+    content = [pictures.png(0), None, pictures.png(1)]
+    held = pa.array(content, pa.binary())
+    columns = {
+        "plain": held,
+        "dictionary": held.dictionary_encode(),
+        "view": held.cast(pa.binary_view()),
+        "large": pa.array([None, *content], pa.large_binary()).slice(1),
+        "struct": pa.array([each and {"bytes": each, "path": None} for each in content], STRUCT),
+        "nulls": pa.array([{"bytes": each, "path": None} for each in content], STRUCT),
+        "encoded": pa.StructArray.from_arrays([held.dictionary_encode(), pa.nulls(3)], ["bytes", "path"]),
+    }
+    path = write_parquet("in.parquet", columns)
+    found = []
+    for name in columns:
+        job = job_for("image-classification", vit, path)
+        job["input"] |= {"columns": {"image": name}, "keep": []}
+        output = run_inline(plan_of(job))
+        assert output["error"].to_pylist() == [None, "null_input: image is null", None], name
+        found.append(output["labels"].to_pylist())
+    assert all(labels == found[0] for labels in found)
+    assert found[0][0] != found[0][2]
+
+
+def test_bytes_of_another_type_in_a_struct_are_a_problem_of_the_job_file(vit, write_parquet, job_for):
+    base64 = pa.array(
+        [{"bytes": "iVBORw0KGgo=", "path": None}], pa.struct([("bytes", pa.string()), ("path", pa.string())])
+    )
+    path = write_parquet("in.parquet", pa.table({"image": base64}))
+    with pytest.raises(SpecError, match=r"image-classification reads image: bytes, or {bytes, path}"):
+        plan_of(job_for("image-classification", vit, path))
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.struct([("path", pa.string())])], ids=["text", "struct"])

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hfbatch import pipeline
-from hfbatch.access import credentials_in
+from hfbatch.access import credentials_in, redact
 from hfbatch.errors import HfbatchError, SpecError
 from hfbatch.files import list_files
 from hfbatch.ledger import Ledger
@@ -293,3 +293,9 @@ def test_shard_ids_read_from_a_doctored_output_cannot_leave_it(job: dict[str, An
     (tmp_path / "victim.json").write_text("{}")
     with pytest.raises(ValueError, match="is no name in a store"):
         ledger.receipts(plan.job.generation, ["../../../../victim"])
+
+
+@pytest.mark.timeout(20)
+def test_a_long_text_without_a_secret_is_looked_through_once():
+    text = "a" * 1_000_000
+    assert redact(text) == text

@@ -17,6 +17,23 @@ def test_take_gives_the_items_in_the_order_asked_for(items, random):
     assert [list(taken[i]) for i in range(len(taken))] == [items[i] for i in index]
 
 
+def test_long_items_are_taken_as_short_ones_are():
+    rng = np.random.default_rng(0)
+    items = [rng.normal(size=size).astype(np.float32) for size in (2000, 0, 300, 1, 2000)]
+    index = np.array([4, 1, 0, 0, 2])
+    taken = Ragged.from_arrays(items).take(index)
+    assert taken.values.dtype == np.float32
+    assert [taken[i].tolist() for i in range(5)] == [items[i].tolist() for i in index]
+
+
+def test_only_sequences_equal_in_every_shape_are_of_one_kind():
+    shapes = {"x.shape": np.array([[3, 4], [4, 3], [3, 4], [3, 4]]), "y.shape": np.array([[1], [1], [2], [1]])}
+    kinds = Sequences(np.arange(4), {**shapes, "z": np.arange(4)}).shapes()
+    assert [kinds[0] == kind for kind in kinds] == [True, False, False, True]
+    assert kinds[1] != kinds[2]
+    assert Sequences(np.arange(4), {"z": np.arange(4)}).shapes() is None
+
+
 @given(st.lists(st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=3), max_size=12))
 def test_sequences_survive_the_way_through_arrow(rows):
     """Rows with no, one and several sequences; ragged, dense and boolean columns."""

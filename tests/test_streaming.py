@@ -112,6 +112,18 @@ def test_a_row_larger_than_a_window_has_one_of_its_own(monkeypatch):
     assert lengths_of(table_of(20), made_of(lambda row: 1000)) == [16, 1, 1, 1, 1]
 
 
+def test_rows_stored_in_many_bytes_share_no_window_before_anything_is_known_of_them(monkeypatch):
+    """Sixteen sounds of hours would be decoded at once otherwise."""
+    monkeypatch.setattr(streaming, "STORED_BYTES", 10_000)
+    sizes = [6_000] * 3 + [100] * 60 + [50_000] + [100] * 20
+    table = table_of(len(sizes)).append_column("sound", pa.array([bytes(size) for size in sizes]))
+    found = list(streaming.windows(table, made_of(lambda row: 10)))
+    assert [sound for _, window in found for sound in window["sound"].to_pylist()] == table["sound"].to_pylist()
+    kept = [sum(len(sound) for sound in window["sound"].to_pylist()) for _, window in found]
+    assert all(size <= 10_000 or len(window) == 1 for size, (_, window) in zip(kept, found, strict=True))
+    assert len(found) < len(sizes) / 3
+
+
 def test_at_most_two_windows_exist_at_once(monkeypatch):
     small_windows(monkeypatch, 4)
     begun, inner = [], made_of(lambda row: 10)

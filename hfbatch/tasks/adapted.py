@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -27,6 +28,8 @@ from hfbatch.tasks.images import each_image
 
 if TYPE_CHECKING:
     from hfbatch.checkpoint import Checkpoint
+
+_PLAYLIST = RowError("bad_video", "a playlist, which would open files of the worker; store the video itself")
 
 Files: TypeAlias = dict[str, bytes | list[bytes]]
 
@@ -137,8 +140,8 @@ class Adapted(Task):
     def _answer(self, sequences: Sequences, index: int) -> bytes:
         row = json.loads(sequences.ragged("request")[index].tobytes())
         media = [_medium(sequences, slot, index) for slot in _slots(self.given)]
-        _seed(int(sequences.dense(KEY)[index]))
-        answer = self.pipeline(self.request(row, media), **self.settings())
+        with _drawn_from(int(sequences.dense(KEY)[index])):
+            answer = self.pipeline(self.request(row, media), **self.settings())
         result, files = self.split(answer)
         coded = {name: _coded(content) for name, content in files.items()}
         return json.dumps({"result": result, "files": coded}, default=_plain, allow_nan=False).encode()
@@ -180,7 +183,7 @@ class Labelled(Adapted):
 
     def labels(self, row: dict[str, Any]) -> list[str]:
         """The labels of a row."""
-        return self.params.candidate_labels or row["candidate_labels"]
+        return list(self.params.candidate_labels or row["candidate_labels"])
 
     def checked(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row without labels, or with a null among them, is refused."""
@@ -217,7 +220,7 @@ def from_json(name: str, text: str, kind: type | tuple[type, ...]) -> Any:
     """The JSON in column `name`. RowError where it is none, or not of `kind`."""
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RowError("bad_json", f"{name}: {error}") from error
     if not isinstance(value, kind):
         raise RowError("bad_json", f"{name} holds a {type(value).__name__}")
@@ -235,8 +238,9 @@ def _decoded(
         elif entry.type == AUDIO:
             made[entry.name], failed = each_sound(rows[entry.name], rate, lambda samples: samples)
         elif entry.type == VIDEO:
-            films = rows[entry.name].to_pylist()
-            made[entry.name], failed = {row: np.frombuffer(film, np.uint8) for row, film in enumerate(films)}, {}
+            films = dict(enumerate(rows[entry.name].to_pylist()))
+            made[entry.name] = {row: np.frombuffer(film, np.uint8) for row, film in films.items()}
+            failed = {row: _PLAYLIST for row, film in films.items() if film.startswith(b"ffconcat")}
         else:
             continue
         errors |= {row: error for row, error in failed.items() if row not in errors}
@@ -259,12 +263,22 @@ def _medium(sequences: Sequences, slot: str, index: int) -> Any:
     return Image.fromarray(values.reshape(sequences.dense(slot + ".shape")[index]))
 
 
-def _seed(key: int) -> None:
-    """What a pipeline draws, such as the part of a long sound that it listens to, depends on the row alone."""
+@contextmanager
+def _drawn_from(key: int) -> Iterator[None]:
+    """What a pipeline draws, such as the part of a long sound that it listens to, depends on the row alone.
+
+    What others draw in this process does not depend on it: their generators go on as if nothing had been.
+    """
     import torch
 
-    np.random.seed(key % 2**32)  # the generator that transformers draws from
-    torch.manual_seed(key)
+    state = np.random.get_state()
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        np.random.seed(key % 2**32)  # the generator that transformers draws from
+        torch.manual_seed(key)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)
 
 
 def _bytes(texts: list[bytes]) -> Ragged:

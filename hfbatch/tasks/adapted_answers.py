@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
 from hfbatch.errors import RowError
 from hfbatch.kinds import AUDIO, IMAGE, TEXT, TEXTS
@@ -18,6 +18,16 @@ class ZeroShotAudioClassificationParams(LabelParams):
     """Settings of zero-shot-audio-classification."""
 
     hypothesis_template: str = Field(default="This is a sound of {}.", description="{} stands for a label")
+
+    @field_validator("hypothesis_template")
+    @classmethod
+    def _with_a_place(cls, value: str) -> str:
+        try:
+            if value.format("one") != value.format("other"):
+                return value
+        except (LookupError, ValueError, AttributeError):
+            pass
+        raise ValueError("it has no place for the label; write {} once, as in 'This is a sound of {}.'")
 
 
 class ZeroShotAudioClassification(Labelled):

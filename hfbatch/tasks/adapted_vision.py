@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from hfbatch.kinds import IMAGE, TEXTS, VIDEO
+from hfbatch.sequences import Sequences
 from hfbatch.tasks.adapted import Adapted, Files, Labelled, LabelParams, npy, png
 from hfbatch.tasks.base import Params
 
@@ -192,7 +193,7 @@ class VideoClassificationParams(Params):
     num_frames: PositiveInt | None = Field(default=None, description="frames looked at; null: as the model was trained")
     frame_sampling_rate: PositiveInt | None = Field(default=None, description="every which frame; null: every one")
     function_to_apply: Literal["none", "softmax", "sigmoid"] | None = Field(
-        default=None, description="logits to scores; null: softmax"
+        default=None, description="logits to scores; null: what the checkpoint's problem_type asks for"
     )
 
 
@@ -214,8 +215,13 @@ class VideoClassification(Adapted):
         return {"av": "pip install av"}
 
     def request(self, row: dict[str, Any], media: list[Any]) -> Any:
-        """A file, which is what the pipeline opens; it lives until the next row."""
-        self._file = NamedTemporaryFile(suffix=".video")  # noqa: SIM115
+        """The name of a file, which is what the pipeline opens."""
+        self._file.seek(0)
+        self._file.truncate()
         self._file.write(media[0].tobytes())
         self._file.flush()
         return self._file.name
+
+    def _answer(self, sequences: Sequences, index: int) -> bytes:
+        with NamedTemporaryFile(suffix=".video") as self._file:  # under .m3u8 it could name other files to read
+            return super()._answer(sequences, index)

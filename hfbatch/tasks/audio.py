@@ -10,6 +10,7 @@ import struct
 import wave
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib.util import find_spec
 from io import BytesIO
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ import pyarrow as pa
 from hfbatch.errors import RowError
 from hfbatch.sequences import SHAPE, Array, Column
 from hfbatch.tasks.images import shaped, tensors
+from hfbatch.tasks.room import Room
 
 T = TypeVar("T")
 
@@ -27,9 +29,13 @@ AUDIO_INPUTS = ("input_values", "input_features", "attention_mask")  # what feat
 BATCH_TOKENS = (4_000, 32_000)  # in 20 ms of sound; convolutions over raw sound take about 15 MB a second of it
 MOST_SAMPLES = 1 << 29  # of one sound, after mixing: 2 GiB
 RATES = range(1_000, 1_000_001)  # Hz
+_LOUDEST = 1 << 31  # whole numbers of 32 bits; from far larger ones extractors make infinities
+_ROOM = 1 << 27  # samples in hand at once, at up to 12 bytes each; a longer sound is made alone
 _BLOCK = 1 << 20  # samples decoded at once: a file of a few bytes may unpack to days of silence
 _THREADS = 4
 _UNKNOWN = 0x7FFFF000  # sizes from here on stand for "unknown" in WAV files that were written to a pipe
+_CHUNKED = {b"RIFFWAVE": "<", b"RF64WAVE": "<", b"RIFXWAVE": ">", b"FORMAIFF": ">"}  # the order of bytes in sizes
+_room = Room(_ROOM)
 
 
 def require_packages() -> None:
@@ -55,11 +61,13 @@ def each_sound(
 
     def attempt(row: int) -> T | RowError:
         try:
-            if files[row].is_valid:
-                samples, own = decode(files[row].as_py())
-            else:
-                samples, own = _given(arrays[row], rates[row].as_py())
-            return work(resampled(samples, own, rate))
+            with ExitStack() as held:
+                if files[row].is_valid:
+                    samples, own = decode(files[row].as_py(), held)
+                else:
+                    held.enter_context(_room.take(len(arrays[row].values)))
+                    samples, own = _given(arrays[row], rates[row].as_py())
+                return work(resampled(samples, own, rate))
         except RowError as error:
             return error
         except Exception as error:  # a feature extractor's own refusal
@@ -74,8 +82,11 @@ def each_sound(
     return rows, errors
 
 
-def decode(file: bytes) -> tuple[Array, int]:
-    """(n,) float32 samples of the sound in `file`, the mean of its channels, and their rate. Else RowError."""
+def decode(file: bytes, held: ExitStack | None = None) -> tuple[Array, int]:
+    """(n,) float32 samples of the sound in `file`, the mean of its channels, and their rate. Else RowError.
+
+    `held` holds the room that they take, for as long as the caller needs them.
+    """
     import soundfile
 
     _refuse_cut(file)
@@ -83,6 +94,8 @@ def decode(file: bytes) -> tuple[Array, int]:
     try:
         with soundfile.SoundFile(BytesIO(file)) as sound:
             own, told = int(sound.samplerate), int(sound.frames)
+            if held is not None:
+                held.enter_context(_room.take(min(told, MOST_SAMPLES)))
             while len(block := sound.read(_BLOCK // sound.channels, dtype="float32", always_2d=True)):
                 blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
                 total += len(block)
@@ -181,19 +194,22 @@ def _given(array: pa.ListScalar, rate: int | None) -> tuple[Array, int]:
 def _checked(samples: Array, rate: int) -> Array:
     if rate not in RATES:
         raise RowError("bad_audio", f"a sampling rate of {rate:,} Hz; it must lie in {RATES[0]:,} to {RATES[-1]:,}")
-    if not np.isfinite(samples).all():
-        raise RowError("bad_audio", "samples that are null, NaN or infinite")
+    if len(samples) and not (samples.min() >= -_LOUDEST and samples.max() <= _LOUDEST):  # NaN is neither
+        raise RowError("bad_audio", f"samples that are null, NaN or infinite, or beyond {_LOUDEST:,}")
     return samples
 
 
 def _refuse_cut(file: bytes) -> None:
     """RowError where a WAV or AIFF file ends before its samples do: libsndfile would read a shorter sound."""
-    order, body = {b"RIFFWAVE": ("<", b"data"), b"FORMAIFF": (">", b"SSND")}.get(file[:4] + file[8:12], ("", b""))
-    place = 12
+    order = _CHUNKED.get(file[:4] + file[8:12], "")
+    place, large = 12, 0
     while order and place + 8 <= len(file):
         kind, size = struct.unpack_from(f"{order}4sI", file, place)
         place += 8
-        if kind == body:
+        if kind == b"ds64" and place + 16 <= len(file):  # of RF64: sizes that do not fit the places they stand in
+            (large,) = struct.unpack_from("<Q", file, place + 8)
+        if kind in (b"data", b"SSND"):
+            size = large or size
             if 0 < size < _UNKNOWN and place + size > len(file):
                 raise RowError("bad_audio", f"truncated: {len(file) - place:,} of {size:,} bytes of samples")
             return

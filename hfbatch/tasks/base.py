@@ -173,9 +173,17 @@ class Task(ABC):
         """
 
     def pad_value(self, name: str) -> int:
-        """What fills the model input `name` behind a sequence's end."""
-        tokenizer = self.tokenizer if "tokenizer" in self.needs and name == "input_ids" else None
-        return int(getattr(tokenizer, "pad_token_id", None) or 0)
+        """What fills the model input `name` behind a sequence's end.
+
+        For token ids what the model takes for padding, whatever the tokenizer says: a decoder that classifies finds
+        the end of a text by it. Where neither says anything it is the token that ends a text, which texts do not hold.
+        """
+        if name != "input_ids":
+            return 0
+        tokenizer = self.tokenizer if "tokenizer" in self.needs else None
+        told = [(self.config, "pad_token_id"), (tokenizer, "pad_token_id"), (tokenizer, "eos_token_id")]
+        ids = (getattr(of, attribute, None) for of, attribute in told)
+        return next((number for number in ids if isinstance(number, int) and number >= 0), 0)
 
     def max_bytes_per_row(self) -> int:
         """The most bytes one row's output may take; shards are cut so that one fits in memory."""

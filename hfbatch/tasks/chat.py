@@ -14,7 +14,7 @@ from typing import Any
 
 from hfbatch.errors import RowError
 
-_OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # noncharacters of Unicode: no text has them
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # noncharacters of Unicode: hardly a text has them, and there they are veiled too
 _VEIL = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
 _LONG = (
     64  # characters a token, as in text.py: of what is longer than twice that the rest is cut before it is tokenised
@@ -32,7 +32,7 @@ class Prompts:
         added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
         named = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
         special = {**added, **dict(named)}
-        self._strings = sorted((text for text in special if text), key=len, reverse=True)
+        self._strings = sorted((text for text in (*special, _OPEN) if text), key=len, reverse=True)
         self._special = {number: text for text, number in special.items()}
         self._pattern = re.compile("|".join(map(re.escape, self._strings)) or "(?!)")
 

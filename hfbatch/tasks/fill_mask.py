@@ -18,7 +18,7 @@ from pydantic import Field, PositiveInt
 from hfbatch.errors import RowError
 from hfbatch.sequences import Array, Sequences
 from hfbatch.tasks.base import Batch, Flat, Outputs, Task
-from hfbatch.tasks.text import TextParams, by_row, structs, tokenise
+from hfbatch.tasks.text import TextParams, by_row, limit_for, structs, tokenise
 
 if TYPE_CHECKING:
     from hfbatch.checkpoint import Checkpoint
@@ -53,6 +53,7 @@ class FillMask(Task):
 
     def __init__(self, params: FillMaskParams, checkpoint: Checkpoint, given: pa.Schema | None = None) -> None:
         super().__init__(params, checkpoint, given)
+        self.limit = limit_for(self.tokenizer, self.config, params)
         self.targets = _target_ids(params.targets, checkpoint.tokenizer)
 
     def writes(self) -> pa.Schema:
@@ -66,8 +67,11 @@ class FillMask(Task):
         masks = (
             np.add.reduceat(ids.values == self.tokenizer.mask_token_id, ids.offsets[:-1]) if len(ids) else ids.lengths
         )
-        reason = RowError("no_mask", f"the text has no {self.tokenizer.mask_token}")
-        refused = {int(row): reason for row in sequences.row[masks == 0]}
+        none, cut = masks == 0, sequences.dense("truncated")
+        reason = f"the text has no {self.tokenizer.mask_token}"
+        refused = {int(row): RowError("no_mask", reason) for row in sequences.row[none & ~cut]}
+        reason += f" in the {self.limit} tokens to which it is cut"
+        refused |= {int(row): RowError("no_mask", reason) for row in sequences.row[none & cut]}
         kept = sequences.take(np.flatnonzero(masks > 0))
         columns = {**kept.columns, "tokens": kept.ragged("input_ids")}
         return Sequences(kept.row, columns, {**sequences.errors, **refused})
@@ -108,6 +112,10 @@ class FillMask(Task):
         truncated = by_row(outputs.dense("truncated"), outputs.row, len(rows))
         predictions = structs(fields, best.lengths * top_k, _PREDICTION)
         return pa.Table.from_arrays([predictions, pa.array(truncated)], schema=self.writes())
+
+    def max_bytes_per_row(self) -> int:
+        """A whole text for each token of one mask; few texts of the model's limit have more masks."""
+        return int(self.params.top_k * (64 + 8 * (self.limit or 8192)))
 
     def _filled(self, tokens: Array, best: Array) -> list[str]:
         """The text once for every mask and token; special tokens stay when other masks would vanish with them."""

@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from hfbatch.sequences import Array, Ragged, Sequences
 from hfbatch.tasks.base import Flat, Outputs, Params
-from hfbatch.tasks.sampling import Scores, drawn, penalised, streams
+from hfbatch.tasks.sampling import Scores, drawn, penalised, streams, unrepeated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -192,6 +192,9 @@ class Generator:
         unused = ("do_sample", *_SAMPLING, *(_BEAMS if self.beams == 1 else ()))
         settings = {name: value for name, value in self.settings.items() if name not in unused}
         settings["num_return_sequences"] = self.texts // copies
+        processors, mask = self._processors(keys, prompt), inputs.get("attention_mask")
+        if mask is not None and mask.shape[1] == prompt and (size := settings.pop("no_repeat_ngram_size", 0)):
+            processors.insert(0, unrepeated(size, prompt - mask.sum(dim=1)))
         if room is not None:
             settings = {name: value for name, value in settings.items() if name not in ("max_length", "min_length")}
             settings["max_new_tokens"] = int(room.max())
@@ -200,7 +203,7 @@ class Generator:
         made = model.generate(
             **inputs,
             generation_config=config,
-            logits_processor=LogitsProcessorList(self._processors(keys, prompt)),
+            logits_processor=LogitsProcessorList(processors),
             stopping_criteria=StoppingCriteriaList(self._criteria(prompt, limits)),
         )
         return self._cut(made[:, prompt:], limits)

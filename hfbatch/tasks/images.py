@@ -8,10 +8,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from functools import cache
 from io import BytesIO
-from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -19,6 +17,7 @@ import pyarrow as pa
 
 from hfbatch.errors import RowError
 from hfbatch.sequences import Array, Column, Ragged, Sequences
+from hfbatch.tasks.room import Room
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,10 +29,10 @@ T = TypeVar("T")
 # What image processors make; a task writes it into its `inputs`.
 IMAGE_INPUTS = ("pixel_values", "pixel_mask", "pixel_attention_mask", "spatial_shapes")
 MOST_PIXELS = 178_956_970  # of an image, as it is stored or resized: where Pillow refuses too
-_LARGE = 32_000_000  # pixels; images over that are made one at a time, at up to 30 bytes a pixel
+_ROOM = 64_000_000  # pixels that are made at once, at some 45 bytes each; a larger image is made alone
 _THREADS = 8
 _PATCH = 16 * 16  # pixels that cost as much as a token
-_one_large = Lock()
+_room = Room(_ROOM)
 
 
 def image_sequences(processor: Any, files: pa.ChunkedArray, inputs: Iterable[str] = IMAGE_INPUTS) -> Sequences:
@@ -61,14 +60,14 @@ def each_image(
 
     `image` is upright RGB. At most a few images are decoded at a time. Whatever `work` raises is that row's error.
     """
-    allow_large_images()
+    silence()
     rows: dict[int, T] = {}
     errors: dict[int, RowError] = {}
 
     def attempt(row: int) -> T | RowError:
         try:
             header = _opened(files[row].as_py())
-            with _one_large if header.width * header.height > _LARGE else nullcontext():
+            with _room.take(header.width * header.height):
                 return work(_upright(header), row)
         except RowError as error:
             return error
@@ -126,11 +125,12 @@ def check_resized(processor: Any, image: Image) -> None:
         raise RowError("bad_image", f"{image.width} x {image.height} pixels: too narrow for a short side of {short}")
 
 
-def allow_large_images() -> None:
-    """Pillow warns of large images and refuses larger ones; the refusal stays. Not while threads decode."""
-    from PIL.Image import DecompressionBombWarning
+def silence() -> None:
+    """Pillow's warnings (a large image, odd EXIF data) are about one row of many; its refusals stay.
 
-    warnings.filterwarnings("ignore", category=DecompressionBombWarning)
+    Not while threads decode.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _opened(file: bytes) -> Image:

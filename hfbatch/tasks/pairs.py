@@ -19,10 +19,11 @@ class Pairs:
     first: list[str]
     second: list[str]
     row: Array  # (pairs,) int64
+    lone: bool = False  # whether a first text stands alone where the second is empty
 
     def take(self, index: Array) -> Pairs:
         """The pairs of `index`."""
-        return Pairs([self.first[i] for i in index], [self.second[i] for i in index], self.row[index])
+        return Pairs([self.first[i] for i in index], [self.second[i] for i in index], self.row[index], self.lone)
 
 
 def entries_of(lists: list[list[Any]], name: str) -> tuple[list[str], Array, dict[int, RowError]]:
@@ -98,7 +99,7 @@ def _without_ends(tokenizer: Any, pairs: Pairs, limit: int | None) -> tuple[Pair
     both = list(zip(pairs.first, pairs.second, strict=True))
     cut = [(begin(one, other), begin(other, one)) for one, other in both]
     changed = [now != before for now, before in zip(cut, both, strict=True)]
-    return Pairs([one for one, _ in cut], [other for _, other in cut], pairs.row), changed
+    return Pairs([one for one, _ in cut], [other for _, other in cut], pairs.row, pairs.lone), changed
 
 
 def _endless(pairs: Pairs) -> dict[int, RowError]:
@@ -128,8 +129,15 @@ def _without_room(tokenizer: Any, pairs: Pairs, over: Array, limit: int | None) 
 
 
 def _encode(tokenizer: Any, pairs: Pairs, **cut: Any) -> tuple[list[list[int]], list[list[int]]]:
-    if not pairs.first:
-        return [], []
-    encoding = tokenizer(pairs.first, pairs.second, **cut, padding=False, return_attention_mask=False, verbose=False)
-    ids: list[list[int]] = encoding["input_ids"]
-    return ids, encoding.get("token_type_ids") or [[]] * len(ids)
+    ids, types = ([list[int]() for _ in pairs.first] for _ in range(2))
+    alone = np.array([pairs.lone and not text for text in pairs.second], dtype=bool)
+    for index in (np.flatnonzero(alone), np.flatnonzero(~alone)):
+        if not len(index):
+            continue
+        part = pairs.take(index)
+        second = None if alone[index[0]] else part.second
+        encoding = tokenizer(part.first, second, **cut, padding=False, return_attention_mask=False, verbose=False)
+        for name, made in (("input_ids", ids), ("token_type_ids", types)):
+            for i, own in zip(index, encoding.get(name) or (), strict=False):
+                made[i] = own
+    return ids, types

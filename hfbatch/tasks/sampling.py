@@ -82,6 +82,26 @@ def penalised(prompt: int, presence: float, frequency: float) -> Scores:
     return penalise
 
 
+def unrepeated(size: int, padding: Tensor) -> Scores:
+    """no_repeat_ngram_size where a decoder's prompts have `padding` (sequences,) columns in front, which are no text.
+
+    transformers' own counts them: a token that spells as the padding does would never come after itself.
+    """
+    from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor
+
+    ban = NoRepeatNGramLogitsProcessor(size)
+
+    def banned(ids: Tensor, logits: Tensor) -> Tensor:
+        import torch
+
+        own = padding.repeat_interleave(len(ids) // len(padding))
+        front = torch.arange(ids.shape[1], device=ids.device) < own[:, None]
+        spread: Tensor = ban(ids.masked_fill(front, logits.shape[1]), logits)  # a token that is never generated
+        return spread
+
+    return banned
+
+
 def drawn(prompt: int, streams: Array, settings: Mapping[str, Any]) -> Scores:
     """Leaves one token possible, so that a greedy search takes it; `prompt` columns come before the first step.
 

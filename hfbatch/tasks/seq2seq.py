@@ -7,7 +7,6 @@ takes any length.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -57,7 +56,7 @@ class Rewriter:
         `forced`: settings that the checkpoint cannot override.
         """
         self.params, self.config = params, checkpoint.config
-        self.tokenizer = tokenizer or deepcopy(checkpoint.tokenizer)  # its limit is this job's
+        self.tokenizer = tokenizer or checkpoint.copy_tokenizer()  # its limit is this job's
         self.tokenizer.model_max_length = _positions(self.config, "encoder")
         positions = _positions(self.config, "decoder")
         own = dict((getattr(self.config, "task_specific_params", None) or {}).get(task, {}))

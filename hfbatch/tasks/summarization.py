@@ -1,8 +1,11 @@
 """summarization: a shorter text that says the same.
 
-reads   text            string
-writes  summary_text      string, without special tokens; with num_return_sequences above 1 a list of those
-        truncated       bool: the text was cut at the model's limit, or at max_input_length
+reads   text          string
+writes  summary_text  string, without special tokens; with num_return_sequences above 1 a list of those
+        truncated     bool: the text was cut at the model's limit, or at max_input_length
+
+Where params do not say otherwise it searches with 4 beams, or as config.task_specific_params has it, and writes up to
+256 tokens, as transformers 4.57 did; where the checkpoint's settings have a max_length, that counts.
 """
 
 from __future__ import annotations

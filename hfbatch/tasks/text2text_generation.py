@@ -1,8 +1,11 @@
 """text2text-generation: what an encoder-decoder makes of each text.
 
 reads   text            string
-writes  generated_text    string, without special tokens; with num_return_sequences above 1 a list of those
+writes  generated_text  string, without special tokens; with num_return_sequences above 1 a list of those
         truncated       bool: the text was cut at the model's limit, or at max_input_length
+
+Where params do not say otherwise it searches with 4 beams, or as config.task_specific_params has it, and writes up to
+256 tokens, as transformers 4.57 did; where the checkpoint's settings have a max_length, that counts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """text-classification: the likeliest labels of each text, with their probability.
 
 reads   text       string
-        text_pair  string, optional: the second text of a pair (entailment, similarity)
+        text_pair  string, optional: the second text of a pair (entailment, similarity); empty is as if it were none
 writes  label      string; with top_k other than 1: labels, a list<struct<label, score>>, best first
         score      float32: softmax or sigmoid probability, or the raw logit
         truncated  bool: the text was cut at the model's limit; with stride it is read in windows, and scores are
@@ -67,7 +67,7 @@ class TextClassification(Task):
             return tokenise_windows(self.tokenizer, self.limit, self.params.stride, rows["text"].to_pylist())
         if "text_pair" not in rows.column_names:
             return tokenise(self.tokenizer, self.config, self.params, rows["text"].to_pylist())
-        pairs = Pairs(rows["text"].to_pylist(), rows["text_pair"].to_pylist(), np.arange(len(rows)))
+        pairs = Pairs(rows["text"].to_pylist(), rows["text_pair"].to_pylist(), np.arange(len(rows)), lone=True)
         return tokenise_pairs(self.tokenizer, pairs, self.limit, "longest_first" if self.params.truncation else None)
 
     def forward(self, model: Any, batch: Batch) -> Outputs:
@@ -80,3 +80,9 @@ class TextClassification(Task):
         columns = best_labels(mean_by_row(scores, outputs.row, len(rows)), self.config, self.params.top_k)
         truncated = by_row(outputs.dense("truncated"), outputs.row, len(rows))
         return pa.Table.from_arrays([*columns, pa.array(truncated)], schema=self.writes())
+
+    def max_bytes_per_row(self) -> int:
+        """Every label that top_k lets through, at the length of the longest."""
+        longest = max(len(label.encode()) for label in self.config.id2label.values())
+        labels = int(self.config.num_labels)
+        return 64 + (longest + 8) * min(self.params.top_k or labels, labels)

@@ -23,8 +23,6 @@ stands at its end. Of a chat the earliest messages lose theirs, the system's las
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +36,11 @@ from hfbatch.sequences import Column, Ragged, Sequences
 from hfbatch.tasks.base import KEY, Batch, Outputs, Task
 from hfbatch.tasks.chat import Prompts
 from hfbatch.tasks.generation import GenerationParams, Generator
+from hfbatch.tasks.template import as_texts, check_template, filled, places
 from hfbatch.tasks.text import model_max_length
 
 if TYPE_CHECKING:
     from hfbatch.checkpoint import Checkpoint
-
-_PLACE = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
 
 
 class TextGenerationParams(GenerationParams):
@@ -69,10 +66,7 @@ class TextGenerationParams(GenerationParams):
     @field_validator("prompt", "system")
     @classmethod
     def _is_a_template(cls, template: str | None) -> str | None:
-        rest = _PLACE.sub("", template or "")
-        if "{{" in rest or "}}" in rest:
-            raise ValueError("a {{ or }} without its other half; write {{column}}")
-        return template
+        return check_template(template)
 
 
 class TextGeneration(Task):
@@ -121,11 +115,9 @@ class TextGeneration(Task):
     def reads_for(cls, params: Any, mapped: Mapping[str, str], schema: pa.Schema) -> pa.Schema:
         """The columns of the template; without one `messages` where the dataset has them, else `prompt`."""
         if params.prompt is not None:
-            names = _PLACE.findall(params.prompt)
-            if not names:
+            if not places(params.prompt):
                 raise ValueError("params.prompt names no column, so all rows would be asked the same: write {{column}}")
-            names += _PLACE.findall(params.system or "")
-            return pa.schema([(name, ANY) for name in dict.fromkeys(names)])
+            return pa.schema([(name, ANY) for name in places(params.prompt, params.system)])
         if params.system is not None:
             raise ValueError('params.system goes with a template: write params.prompt: "{{prompt}}"')
         found = [name for name in ("prompt", "messages") if name in mapped]
@@ -193,14 +185,14 @@ class TextGeneration(Task):
         if self.params.prompt is None:
             found: list[Any] = rows["messages" if self.chats else "prompt"].to_pylist()
             return found
-        columns = {name: _texts(rows[name]) for name in self.given.names}
+        columns = {name: as_texts(rows[name]) for name in self.given.names}
         values = [dict(zip(columns, each, strict=True)) for each in zip(*columns.values(), strict=True)]
         if not self.chats:  # a chat veils whole messages, when it is rendered
             values = [self.prompts.veil(row) for row in values]
-        user = [_filled(self.params.prompt, row) for row in values]
+        user = [filled(self.params.prompt, row) for row in values]
         if self.params.system is None:
             return [self._messages(None, text) for text in user] if self.chats else user
-        system = [_filled(self.params.system, row) for row in values]
+        system = [filled(self.params.system, row) for row in values]
         if self.chats:
             return [self._messages(*both) for both in zip(system, user, strict=True)]
         return [f"{front}\n\n{text}" for front, text in zip(system, user, strict=True)]
@@ -217,16 +209,3 @@ class TextGeneration(Task):
         if limit is not None and len(ids) > limit:
             raise RowError("too_long", f"{len(ids)} tokens, the limit of a prompt is {limit}")
         return ids, cut
-
-
-def _filled(template: str, values: Mapping[str, str]) -> str:
-    """`template` with a value in each place; what a value holds is never a place."""
-    return _PLACE.sub(lambda place: values[place[1]], template)
-
-
-def _texts(column: pa.ChunkedArray) -> list[str]:
-    """Values of any type as text: numbers and times as Arrow writes them, lists and structs as JSON."""
-    if pa.types.is_nested(column.type):
-        return [json.dumps(value, ensure_ascii=False, default=str) for value in column.to_pylist()]
-    texts: list[str] = column.cast(pa.large_string()).to_pylist()
-    return texts

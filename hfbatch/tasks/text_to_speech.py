@@ -71,7 +71,7 @@ class TextToSpeech(Task):
     inputs = ("input_ids",)
     host = ("key", "voice")
     keyed = True
-    batch_tokens = (256, 1024)
+    batch_tokens = (1, 1)  # there is nothing to gain, and a row alone has all of row_timeout_s
     unused_weights = ("posterior_encoder",)  # of VITS, for training
     Params = TextToSpeechParams
 
@@ -179,7 +179,9 @@ class TextToSpeech(Task):
             return np.tile(np.array(self.params.speaker_embedding, dtype=np.float32), (len(rows), 1)), {}
         voices = np.zeros((len(rows), size), dtype=np.float32)
         for row, given in enumerate(rows["speaker_embedding"].to_pylist()):
-            if len(given) != size or not np.isfinite(voice := np.array(given, dtype=np.float32)).all():
+            with np.errstate(over="ignore"):  # beyond float32 it is infinite, and refused
+                voice = np.array(given, dtype=np.float32)
+            if len(given) != size or not np.isfinite(voice).all():
                 errors[row] = RowError("bad_speaker_embedding", f"{len(given)} numbers; the model wants {size}, finite")
             else:
                 voices[row] = voice

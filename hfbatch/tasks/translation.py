@@ -1,18 +1,20 @@
 """translation: each text in another language.
 
 reads   text              string
-writes  translation_text    string, without special tokens; with num_return_sequences above 1 a list of those
+writes  translation_text  string, without special tokens; with num_return_sequences above 1 a list of those
         truncated         bool: the text was cut at the model's limit, or at max_input_length
 
 Named translation_en_to_de it translates from en to de, as params src_lang and tgt_lang say. Models that know many
 languages want both, as they spell them (en_XX, eng_Latn); models of one pair need neither.
+
+Where params do not say otherwise it searches with 4 beams, or as config.task_specific_params has it, and writes up to
+256 tokens, as transformers 4.57 did; where the checkpoint's settings have a max_length, that counts.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -49,7 +51,7 @@ class Translation(Task):
 
     def __init__(self, params: TranslationParams, checkpoint: Checkpoint, given: pa.Schema | None = None) -> None:
         super().__init__(params, checkpoint, given)
-        tokenizer, forced = deepcopy(checkpoint.tokenizer), {}
+        tokenizer, forced = checkpoint.copy_tokenizer(), {}
         if hasattr(tokenizer, "_build_translation_inputs"):
             forced["forced_bos_token_id"] = _set_languages(tokenizer, params)
         self.rewriter = Rewriter(params, checkpoint, _key(params, self.config), tokenizer, **forced)

@@ -1,16 +1,23 @@
 import io
 import json
+import tempfile
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from transformers import pipeline
 from transformers.pipelines import SUPPORTED_TASKS, TASK_ALIASES
 
 from hfbatch import tasks
-from hfbatch.errors import SpecError
+from hfbatch.errors import RowError, SpecError
+from hfbatch.sequences import Ragged, Sequences
+from hfbatch.tasks import adapted
+from hfbatch.tasks.adapted_answers import TableQuestionAnswering, TableQuestionAnsweringParams
+from hfbatch.tasks.base import KEY
 from tests.inline import plan_of, run_inline
 from tests.tasks.contract import Case, assert_close, check, predictions
 from tests.zoo import audio, chat, documents, media, pictures, vision
@@ -240,3 +247,62 @@ def test_a_broken_file_is_its_rows_error_alone(folder, tmp_path):
     assert all(errors[1:-1])
     whole = run_inline(plan_of(Case("depth-estimation", model, {"image": [IMAGES[0]]}).job(tmp_path)))
     assert predictions(output, case.task, {})[0] == predictions(whole, case.task, {})[0]
+
+
+def test_what_others_draw_in_the_process_does_not_depend_on_the_rows():
+    def draw():
+        return np.random.random(), torch.rand(1).item()
+
+    def seed():
+        np.random.seed(7)
+        torch.manual_seed(7)
+
+    seed()
+    expected = draw()
+    seed()
+    with adapted._drawn_from(2**64 - 1):
+        first = draw()
+    assert draw() == expected
+    with adapted._drawn_from(2**64 - 1):
+        assert draw() == first != expected
+
+
+def test_films_leave_no_file_behind_and_playlists_are_refused(folder, tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    (scratch / "other.mkv").write_bytes(film(1))
+    films = [film(0), b"ffconcat version 1.0\nfile other.mkv\n", b"no film", film(2)]
+    model = folder(vision.videomae, "videomae2")
+    output = run_inline(plan_of(Case("video-classification", model, {"video": films}).job(tmp_path)))
+    errors = output["error"].to_pylist()
+    assert [error and error.partition(":")[0] for error in errors] == [None, "bad_video", "forward_failed", None]
+    assert "store the video itself" in errors[1]
+    assert [path.name for path in scratch.iterdir()] == ["other.mkv"]
+
+
+def test_a_template_without_a_place_for_the_label_is_refused_at_plan_time(folder, tmp_path):
+    model = folder(audio.clap, "clap3")
+    for template in ("This is a sound.", "{label}", "{", "{} and {}"):
+        params = {"candidate_labels": LABELS, "hypothesis_template": template}
+        case = Case("zero-shot-audio-classification", model, {"audio": SOUNDS}, params)
+        with pytest.raises(SpecError, match=r"hypothesis_template.*write {} once"):
+            plan_of(case.job(tmp_path))
+
+
+def test_json_nested_beyond_reason_is_its_rows_error():
+    with pytest.raises(RowError, match="bad_json: table: "):
+        adapted.from_json("table", "[" * 100_000, list)
+
+
+def test_numbers_of_any_library_are_json_and_what_json_cannot_say_is_an_error():
+    task = TableQuestionAnswering(TableQuestionAnsweringParams(), SimpleNamespace(config=None))
+    request = Ragged.from_arrays([np.frombuffer(b"{}", np.uint8)], np.uint8)
+    row = Sequences(np.arange(1), {"request": request, KEY: np.array([1], np.uint64)})
+    answer = {"score": np.float32(0.5), "box": np.arange(2), "same": torch.tensor(True), "flag": np.bool_(False)}
+    task.pipeline = lambda request, **settings: answer
+    assert json.loads(task._answer(row, 0))["result"] == {"score": 0.5, "box": [0, 1], "same": True, "flag": False}
+    for value in (float("nan"), np.float32("inf"), torch.tensor([1.0, float("nan")])):
+        task.pipeline = lambda request, value=value, **settings: {"score": value}
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            task._answer(row, 0)

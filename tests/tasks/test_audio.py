@@ -1,6 +1,7 @@
 import io
 import re
 import struct
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from hfbatch.errors import RowError, SpecError
 from hfbatch.kinds import AUDIO
 from hfbatch.tasks import audio
 from hfbatch.tasks.audio import decode, each_sound, resampled, wav
+from hfbatch.tasks.room import Room
 from tests.inline import plan_of, run_inline
 from tests.tasks.contract import Case
 from tests.zoo import audio as hearing
@@ -88,6 +90,32 @@ def test_a_sound_cut_short_is_an_error_in_every_format_that_says_its_length():
         assert error_of(whole[: len(whole) // 2]).startswith("bad_audio: "), kind
 
 
+@pytest.mark.parametrize(("kind", "endian"), [("RF64", "FILE"), ("WAV", "BIG")])
+def test_the_other_kinds_of_wav_are_read_and_are_errors_when_cut_short(kind, endian):
+    into = io.BytesIO()
+    soundfile.write(into, pictures.samples(0, 1.0), 16_000, format=kind, subtype="PCM_16", endian=endian)
+    assert len(decode(into.getvalue())[0]) == 16_000
+    assert error_of(into.getvalue()[:-1000]) == "bad_audio: truncated: 31,000 of 32,000 bytes of samples"
+
+
+def test_a_long_sound_has_the_room_for_itself_and_gives_it_back(monkeypatch):
+    room = Room(20_000)
+    monkeypatch.setattr(audio, "_room", room)
+    long, short = ({"array": np.zeros(size, np.float32), "sampling_rate": 16_000} for size in (50_000, 8_000))
+    rows = column(pictures.wav(1, 1.0), pictures.wav(2, 3.0), b"nothing", long, short, pictures.wav(3, 0.5))
+    taken, lock = [], threading.Lock()
+
+    def work(samples):
+        with lock:
+            taken.append((len(samples), room.taken))
+
+    _, errors = each_sound(rows, 16_000, work)
+    assert list(errors) == [2]
+    assert sorted(size for size, _ in taken) == [8_000, 8_000, 16_000, 48_000, 50_000]
+    assert all(in_hand == size if size > 20_000 else size <= in_hand <= 20_000 for size, in_hand in taken)
+    assert room.taken == 0
+
+
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000])
 def test_a_wav_written_to_a_pipe_does_not_know_its_length_and_is_read_whole(size):
     whole = pictures.wav(1)
@@ -103,6 +131,11 @@ def test_a_wav_written_to_a_pipe_does_not_know_its_length_and_is_read_whole(size
         ({"array": [0.0] * 99, "sampling_rate": 10**9}, "bad_audio: a sampling rate of 1,000,000,000 Hz"),
         ({"array": [0.0, float("nan")], "sampling_rate": 16_000}, "bad_audio: samples that are null, NaN or infinite"),
         ({"array": [0.0, None], "sampling_rate": 16_000}, "bad_audio: samples that are null, NaN or infinite"),
+        (
+            {"array": [0.0, 1e30], "sampling_rate": 16_000},
+            "bad_audio: samples that are null, NaN or infinite, or beyond",
+        ),
+        ({"array": [-1e10, 0.0], "sampling_rate": 16_000}, "bad_audio: samples that are null, NaN or infinite, or be"),
         ({"array": [], "sampling_rate": 8_000}, "empty_input: the sound has no samples"),
         (encoded(np.zeros(9, np.float32), rate=300), "bad_audio: a sampling rate of 300 Hz"),
         (encoded(np.array([0, np.inf], np.float32), subtype="FLOAT"), "bad_audio: samples that are null, NaN"),

@@ -41,6 +41,19 @@ def test_texts_with_different_numbers_of_masks_share_a_batch(masked, write_parqu
     assert output["error"].to_pylist() == [None, "no_mask: the text has no [MASK]", None, None]
 
 
+def test_a_mask_that_is_cut_off_is_told_apart_from_none(masked, write_parquet, job_for):
+    texts = ["good " * 62 + "[MASK]", "good " * 61 + "[MASK]", "good " * 70]
+    output = run_inline(plan_of(job_for("fill-mask", masked, write_parquet("in.parquet", {"text": texts}))))
+    cut = "no_mask: the text has no [MASK] in the 64 tokens to which it is cut"
+    assert output["error"].to_pylist() == [cut, None, cut]
+
+
+def test_the_most_that_a_row_may_take_counts_whole_texts(masked, write_parquet, job_for):
+    texts = ["acting " * 61 + "[MASK]"]
+    plan = plan_of(job_for("fill-mask", masked, write_parquet("in.parquet", {"text": texts}), top_k=20))
+    assert run_inline(plan)["predictions"].nbytes < plan.job.make_task().max_bytes_per_row()
+
+
 def test_a_target_without_a_token_is_a_spec_error(masked, write_parquet, job_for):
     job = job_for("fill-mask", masked, write_parquet("in.parquet", {"text": ["a [MASK]"]}), targets=[""])
     with pytest.raises(SpecError, match="'' has no token"):

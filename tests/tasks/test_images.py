@@ -1,4 +1,5 @@
 import io
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -7,8 +8,8 @@ from transformers.image_utils import load_image
 
 from hfbatch.checkpoint import Checkpoint
 from hfbatch.errors import RowError
-from hfbatch.sequences import Ragged
 from hfbatch.tasks import images
+from hfbatch.tasks.room import Room
 from tests.tasks.image_rows import opened
 from tests.zoo import media, pictures, vision
 
@@ -89,6 +90,42 @@ def test_a_large_image_is_read_without_a_warning_and_a_larger_one_refused(monkey
     assert str(errors[1]).startswith("image_too_large: a file of ")
 
 
+def test_odd_images_are_read_without_the_warnings_of_pillow():
+    """Whatever the filters of the process do with warnings, the row has the same value."""
+    from PIL import Image
+
+    palette = Image.new("P", (8, 8))
+    palette.putpalette(list(range(256)) * 3)
+    odd_exif = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 20
+    odd = [
+        encoded(palette, "PNG", transparency=bytes(range(256))),
+        encoded(Image.new("RGB", (4, 3)), "JPEG", exif=odd_exif),
+    ]
+    rows, errors = images.each_image(pa.array(odd, pa.large_binary()), lambda image, row: (image.mode, image.size))
+    assert not errors
+    assert rows == {0: ("RGB", (8, 8)), 1: ("RGB", (4, 3))}
+
+
+def test_large_images_are_made_while_there_is_room_and_larger_ones_alone(monkeypatch):
+    room = Room(3000)
+    monkeypatch.setattr(images, "_room", room)
+    sides = [20, 30, 60, 10, 40, 60, 20]
+    taken, lock = [], threading.Lock()
+
+    def work(image, row):
+        if row == 3:
+            raise RowError("no", "thanks")
+        with lock:
+            taken.append((image.width * image.height, room.taken))
+
+    files = pa.array([pictures.png(side, (side, side)) for side in sides], pa.large_binary())
+    _, errors = images.each_image(files, work)
+    assert list(errors) == [3]
+    assert sorted(pixels for pixels, _ in taken) == [400, 400, 900, 1600, 3600, 3600]
+    assert all(in_hand == pixels if pixels > 3000 else pixels <= in_hand <= 3000 for pixels, in_hand in taken)
+    assert room.taken == 0
+
+
 def test_an_image_over_our_own_limit_is_refused_whatever_pillow_says(monkeypatch):
     monkeypatch.setattr(images, "MOST_PIXELS", 1000)
     with pytest.raises(RowError, match=r"image_too_large: 40 x 40 pixels, the limit is 1,000"):
@@ -142,15 +179,6 @@ def test_a_narrow_image_that_would_become_a_huge_one_is_refused(clip, detr):
     made = images.image_sequences(clip, narrow)
     assert str(made.errors[0]) == "bad_image: 1 x 200000 pixels: too narrow for a short side of 32"
     assert len(images.image_sequences(clip, pa.array([pictures.png(1, (1, 90))], pa.large_binary()))) == 1
-
-
-def test_long_items_are_taken_as_short_ones_are():
-    rng = np.random.default_rng(0)
-    items = [rng.normal(size=size).astype(np.float32) for size in (2000, 0, 300, 1, 2000)]
-    index = np.array([4, 1, 0, 0, 2])
-    taken = Ragged.from_arrays(items).take(index)
-    assert taken.values.dtype == np.float32
-    assert [taken[i].tolist() for i in range(5)] == [items[i].tolist() for i in index]
 
 
 def test_without_pillow_the_problem_says_what_to_install(monkeypatch):

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from transformers import pipeline
 
@@ -5,6 +7,7 @@ from hfbatch.errors import SpecError
 from tests.inline import plan_of, run_inline
 from tests.models import bert, sentences
 from tests.tasks.contract import Case, assert_close, check
+from tests.zoo import text as zoo
 
 TEXTS = [*sentences(60), "", "naïve café 電影 ☃", "good [MASK] bad", "x" * 300]
 
@@ -51,6 +54,36 @@ def test_a_pair_of_texts_is_one_sequence(classifier, tmp_path, write_parquet, jo
     reference = pipeline("text-classification", model=str(classifier), device="cpu")
     expected = [reference({"text": one, "text_pair": two}) for one, two in zip(left, right, strict=True)]
     assert_close(output["score"].to_pylist(), [row["score"] for row in expected])
+
+
+def test_the_most_that_a_row_may_take_counts_every_label(tmp_path):
+    labels = {number: f"{number:03} " + "label " * 9 for number in range(200)}
+    model = bert(tmp_path / "model", id2label=labels, label2id={name: number for number, name in labels.items()})
+    for params, least in (({}, 0), ({"top_k": None}, 10_000)):
+        plan = plan_of(Case("text-classification", model, {"text": ["good"]}, params).job(tmp_path))
+        column = run_inline(plan)["labels" if params else "label"]
+        assert least < column.nbytes < plan.job.make_task().max_bytes_per_row()
+
+
+def test_a_text_beside_an_empty_one_stands_alone(classifier, tmp_path):
+    rows = {"text": ["good film", "", "bad " * 70, "good"], "text_pair": ["", "plot", "", "bad day"]}
+    output = check(Case("text-classification", classifier, rows), tmp_path)
+    reference = pipeline("text-classification", model=str(classifier), device="cpu")
+    pairs = [dict(zip(rows, pair, strict=True)) for pair in zip(*rows.values(), strict=True)]
+    expected = [reference(pair, truncation=True, max_length=64)["score"] for pair in pairs]
+    assert_close(output["score"].to_pylist(), expected)
+
+
+@pytest.mark.parametrize(("pad", "told"), [(None, {}), (None, {"pad_token_id": 5}), ("<pad>", {"pad_token_id": 5})])
+def test_a_decoder_is_filled_up_with_what_its_config_takes_for_padding(tmp_path, pad, told):
+    """It finds the end of a text by that token, so a text may end in any other."""
+    model = zoo.llama(tmp_path / "model", "LlamaForSequenceClassification", num_labels=3, **told)
+    for name, own in (("tokenizer_config.json", {"pad_token": pad}), ("config.json", {"pad_token_id": None, **told})):
+        (model / name).write_text(json.dumps(json.loads((model / name).read_text()) | own))
+    texts = [*sentences(12, seed=5), "good <s>", "good <pad>", "!", "bad 😀 שלום"]
+    output = check(Case("text-classification", model, {"text": texts}), tmp_path)
+    reference = pipeline("text-classification", model=str(model), device="cpu")
+    assert_close(output["score"].to_pylist(), [reference(text)[0]["score"] for text in texts])
 
 
 def test_a_text_over_the_limit_is_cut_and_says_so_or_is_an_error(classifier, write_parquet, job_for):

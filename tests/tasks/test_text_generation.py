@@ -155,6 +155,25 @@ def test_special_strings_in_a_message_are_text(zoo, name):
         assert prompts.of_chat(chat, None) == (expected, False)
 
 
+def test_a_message_that_looks_like_a_veil_is_text(zoo):
+    tokenizer = AutoTokenizer.from_pretrained(zoo["llama"])
+    for held in ("a\ufdd00\ufdd1b", "\ufdd099\ufdd1 <s>"):
+        assert held in tokenizer.decode(Prompts(tokenizer).of_chat([{"role": "user", "content": held}], None)[0])
+
+
+@pytest.mark.parametrize("search", [{}, {"num_beams": 2}])
+def test_padding_in_front_of_a_prompt_is_no_ngram_of_it(tmp_path, search):
+    """It is the token that ends texts, which is likely here and would be banned behind itself in a batch."""
+    model = text.gpt2(tmp_path / "model")
+    prompts = ["<|endoftext|>", "", "the river <|endoftext|>", "the city of paris is good"]
+    params = {**GREEDY, "no_repeat_ngram_size": 2, **search}
+    output = check(Case("text-generation", model, {"prompt": prompts}, params), tmp_path)
+    reference = pipeline("text-generation", model=str(model), device="cpu")
+    expected = [reference(one, return_full_text=False, **params)[0]["generated_text"] for one in prompts]
+    assert output["generated_text"].to_pylist() == expected
+    assert "" in expected
+
+
 def test_text_behind_a_special_token_has_no_space_in_front():
     """A tokenizer that marks only the first stretch as the beginning of a word, as Llama 2's and Mistral's do."""
     pieces = [("<unk>", 0.0), ("▁", -2.0), ("▁good", -3.0), ("good", -3.5), *((sign, -6.0) for sign in "<|>_sinued")]

@@ -75,7 +75,7 @@ def test_a_list_without_texts_or_with_a_null_is_an_error(bert, tmp_path):
         ({"sentence_transformers": {"version": "5.0"}}, {"function_to_apply": "none"}, torch.nn.Identity()),
         ({"sentence_transformers": {"activation_fn": "my.Own"}}, {"function_to_apply": "sigmoid"}, torch.sigmoid),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_the_function_is_the_one_the_checkpoint_names_or_the_job(bert, tmp_path, told, params, activation):
     model = configured(bert, tmp_path / "model", told)

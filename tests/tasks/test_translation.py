@@ -37,7 +37,6 @@ def t5(models):
         ("translation", "mbart", 16),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")  # MarianTokenizer's own advice
 def test_translations_are_those_of_transformers_4(models, tmp_path, task, kind, least):
     assert check_golden(task, "translation_text", kind, models, tmp_path) >= least
 
