@@ -4,6 +4,8 @@ BIN := .venv/bin
 # --no-compile: what is imported gets compiled once, the rest of 2 GB need not be
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 export PYTHONDONTWRITEBYTECODE =
+# Two processes, one for all tests that start Ray: tests/conftest.py says which go together.
+SPREAD = --numprocesses 2 --dist loadgroup
 
 .PHONY: quickstart test test-all lint types format check bench clean
 
@@ -12,10 +14,10 @@ quickstart: .venv/demo.stamp
 	$(BIN)/hfbatch run jobs/quickstart.yaml --head 3
 
 test: .venv/dev.stamp .venv/demo.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
 
 test-all: .venv/dev.stamp .venv/demo.stamp .venv/real.stamp
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest $(SPREAD) -m ""
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
