@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from hfbatch import hub, kinds, tasks
 from hfbatch.errors import Problem, SpecError
-from hfbatch.job import Job, Source, load_task
+from hfbatch.job import Job, load_task, source_of
 from hfbatch.spec import JobSpec, Loc, ModelSpec
 from hfbatch.store import LocalStore, open_store
 from hfbatch.tasks.base import Params, Task
@@ -157,8 +157,7 @@ def _task_schema(
     try:
         trust = spec.model.trust_remote_code
         folder = hub.fetch(model, weights=False, code=trust)
-        beside = tuple((name, hub.fetch(each, weights=False)) for name, each in sorted(companions.items()))
-        source = Source(folder, trust, model.code_revision, beside)
+        source = source_of(model, folder, trust, companions)
         made = load_task(task.name, params.model_dump(mode="json"), source, given)
         return made.config, made.writes()
     except hub.ModelProblem as problem:

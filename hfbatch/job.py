@@ -52,9 +52,8 @@ class Job:
     def make_task(self) -> Task:
         """The task with its config and tokenizer."""
         folder = hub.fetch(self.model, weights=False, code=self.trust_remote_code)
-        beside = tuple((name, hub.fetch(each, weights=False)) for name, each in sorted(self.companions.items()))
-        checkpoint = Source(folder, self.trust_remote_code, self.model.code_revision, beside)
-        return load_task(self.task, self.params, checkpoint, self.given)
+        source = source_of(self.model, folder, self.trust_remote_code, self.companions)
+        return load_task(self.task, self.params, source, self.given)
 
     def with_seed(self) -> Job:
         """The job with the seed that sampling starts from, where its task has one and nobody wrote it.
@@ -109,6 +108,15 @@ class Source:
     trust_remote_code: bool = False
     code_revision: str | None = None
     companions: tuple[tuple[str, str], ...] = ()
+    commit: str = ""  # a folder's content may change within a process
+
+
+def source_of(
+    model: hub.PinnedModel, folder: str, trust_remote_code: bool, companions: Mapping[str, hub.PinnedModel]
+) -> Source:
+    """Where the checkpoint of `model`, which lies in `folder`, and its companions are read from."""
+    beside = tuple((name, hub.fetch(each, weights=False)) for name, each in sorted(companions.items()))
+    return Source(folder, trust_remote_code, model.code_revision, beside, model.commit)
 
 
 def load_task(name: str, params: Mapping[str, Any], source: Source, given: pa.Schema | None = None) -> Task:

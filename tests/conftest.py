@@ -27,6 +27,7 @@ def pytest_make_parametrize_id(val, argname):
     return argname if isinstance(val, bytes) and len(val) > 40 else None
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
 def pytest_collection_modifyitems(config, items):
     """For `pytest -n 2 --dist loadgroup`: a file stays in one process, and so do all tests that start a Ray."""
     if config.pluginmanager.hasplugin("xdist"):

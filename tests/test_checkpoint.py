@@ -12,7 +12,7 @@ from hfbatch.errors import SpecError
 from hfbatch.load import load_job
 from tests.fake_hub import fake_hub
 from tests.inline import plan_of, run_inline
-from tests.zoo import audio, text, vision
+from tests.zoo import audio, pictures, text, vision
 
 VOICE = [0.1] * 8
 
@@ -130,3 +130,15 @@ def test_a_name_of_a_task_may_say_params_and_written_ones_win():
     assert spec.params == {"src_lang": "en", "tgt_lang": "fr"}
     with pytest.raises(SpecError, match="no task 'translation_en_de'"):
         load_job({**base, "task": "translation_en_de"})
+
+
+def test_a_folder_whose_content_changes_is_read_again(zoo, tmp_path):
+    folder = shutil.copytree(zoo["vit"], tmp_path / "vit")
+    pq.write_table(pa.table({"image": pa.array([pictures.png(1)])}), tmp_path / "in.parquet")
+    job = {"task": "image-classification", "model": {"id": str(folder)}, "params": {"top_k": 1}}
+    job |= {"input": {"path": str(tmp_path / "in.parquet")}, "output": {"path": str(tmp_path / "out")}}
+    before = run_inline(plan_of(job))["label"][0].as_py()
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {number: f"new {label}" for number, label in config["id2label"].items()}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert run_inline(plan_of(job))["label"][0].as_py() == f"new {before}"

@@ -117,7 +117,7 @@ REFUSED: dict[str, tuple[dict[str, dict | bytes | str], type[HfbatchError], str]
     "numbers where text is read": (
         {"x.parquet": {"text": [1, 2]}},
         SpecError,
-        r"input.columns.text: column 'text' is int64, text-classification reads string\n.*fix: name a column",
+        r"input.columns.text: column 'text' is int64, text-classification reads text\n.*fix: name a column",
     ),
     "lists where text is read": ({"x.parquet": {"text": [["good"]]}}, SpecError, r"column 'text' is list<.*reads"),
     "no such column": (

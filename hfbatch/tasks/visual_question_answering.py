@@ -2,11 +2,9 @@
 
 reads   image      bytes, or struct{bytes, path}
         question   string
-writes  answer     string
+writes  answer     string; with top_k other than 1: answers, a list<struct<answer, score>>, best first
         score      float32, sigmoid probability of the answer; null from a model that writes its answer (BLIP)
         truncated  bool: the question was cut at the model's limit, or at max_length
-        with top_k other than 1 instead of answer and score:
-        answers    list<struct<answer, score>>, best first
 
 ViLT chooses among the answers of its config, BLIP writes one: the likeliest, never sampled, of up to 256 tokens where
 neither params nor the checkpoint's generation_config say otherwise.

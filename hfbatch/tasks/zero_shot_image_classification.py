@@ -98,6 +98,10 @@ class ZeroShotImageClassification(Task):
             [("labels", pa.list_(pa.string())), ("scores", pa.list_(pa.float32())), ("truncated", pa.bool_())]
         )
 
+    def loaded(self, model: Any) -> None:
+        """Text features are those of one model."""
+        self._features = {}
+
     def preprocess(self, rows: pa.Table) -> Sequences:
         """One sequence an image; `asked` are its labels as JSON, in bytes."""
         labels = self._labels(rows)
