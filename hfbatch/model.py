@@ -107,7 +107,7 @@ class Predict:
         """The results of some rows of a block, which are there as model inputs; `first` is their place in it."""
         self.watchdog.renew()
         self._first = first
-        self._judge_sample(rows, errors_in(rows))
+        self._judge_sample(rows, errors_in(rows.slice(0, SAMPLE)))
         return self._predicted(rows)
 
     def _preprocessed(self, table: pa.Table) -> pa.Table:
@@ -216,6 +216,8 @@ class Predict:
             return self._forward(batch, self.model if model is None else model)
         except DeviceLost:
             raise
+        except RowError as error:  # a task's own finding; as a copy, for this one holds the batch by its traceback
+            failure = RowError(error.code, error.message)
         except BaseException as error:
             if not col.is_fault(error):
                 raise

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from hfbatch import columns as col
 from hfbatch.batch import pack_by_length, padded_tokens
-from hfbatch.errors import SpecError, SystemicError
+from hfbatch.errors import RowError, SpecError, SystemicError
 from hfbatch.model import Predict
 from hfbatch.preprocess import Preprocess
 from hfbatch.results import Results, to_numpy
@@ -441,6 +441,21 @@ def test_a_task_that_gives_other_results_than_sequences_is_found_out(make_plan, 
     sequences = sequences_of(predict, ["good", "bad"])
     assert isinstance(predict._attempt(sequences), Exception)
     assert "AssertionError" in str(predict._attempt(sequences))
+
+
+def test_a_row_that_the_task_refuses_in_forward_has_the_tasks_own_error(make_plan):
+    predict = Predict((plan := make_plan()).job, plan.machine, 1)
+    inner, bad = type(predict.task), token(predict, "bad")
+
+    def forward(self, model, batch):
+        if (batch.inputs["input_ids"] == bad).any():
+            raise RowError("too_bad", "said the task")
+        return inner.forward(self, model, batch)
+
+    predict.task = type("Refusing", (inner,), {"forward": forward})(predict.task.params, predict.task.checkpoint)
+    outputs, errors = predict.predict(sequences_of(predict, ["good", "bad", "film", "good"]))
+    assert {row: str(error) for row, error in errors.items()} == {1: "too_bad: said the task"}
+    assert outputs.row.tolist() == [0, 2, 3]
 
 
 def test_results_come_to_the_host_as_columns():

@@ -144,7 +144,10 @@ class Adapted(Task):
             answer = self.pipeline(self.request(row, media), **self.settings())
         result, files = self.split(answer)
         coded = {name: _coded(content) for name, content in files.items()}
-        return json.dumps({"result": result, "files": coded}, default=_plain, allow_nan=False).encode()
+        try:
+            return json.dumps({"result": result, "files": coded}, default=_plain, allow_nan=False).encode()
+        except ValueError as error:
+            raise RowError("non_finite", "the pipeline's answer has NaN or infinite values") from error
 
     def postprocess(self, outputs: Sequences, rows: pa.Table) -> pa.Table:
         """JSON and files."""

@@ -304,5 +304,5 @@ def test_numbers_of_any_library_are_json_and_what_json_cannot_say_is_an_error():
     assert json.loads(task._answer(row, 0))["result"] == {"score": 0.5, "box": [0, 1], "same": True, "flag": False}
     for value in (float("nan"), np.float32("inf"), torch.tensor([1.0, float("nan")])):
         task.pipeline = lambda request, value=value, **settings: {"score": value}
-        with pytest.raises(ValueError, match="not JSON compliant"):
+        with pytest.raises(RowError, match="non_finite: the pipeline"):
             task._answer(row, 0)
