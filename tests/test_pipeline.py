@@ -137,6 +137,7 @@ def test_a_rerun_has_nothing_to_do_and_touches_no_file(copied, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_inferred_again(copied, tmp_path, inline):
     ledger = ledger_of(tmp_path)
     records, generation = ledger.store.list("_hfbatch/commits"), hfbatch.plan(copied, on=MACHINE).job.generation
@@ -246,6 +247,7 @@ def test_a_checkpoint_without_the_tasks_head_is_refused_by_name_before_anything_
 
 
 @pytest.mark.skipif(GPU, reason="this machine has a GPU")
+@pytest.mark.slow
 def test_a_gpu_that_torch_cannot_use_is_an_error_not_a_reason_for_the_cpu(classifier, write_parquet, job_for):
     """The way to a GPU actor is Ray's own, up to the model."""
     job = job_for("text-classification", classifier, write_parquet("in.parquet", {"text": ["good"]}))
