@@ -103,19 +103,13 @@ class Adapted(Task):
         from transformers import pipeline
 
         parts = {name: part for name in self.parts if (part := self._part(name)) is not None}
-        self.pipeline = pipeline(self.name, model=model, device=model.device, **parts, **self.options())
+        self.pipeline = pipeline(self.name, model=model, device=model.device, **parts)
 
     def _part(self, name: str) -> Any:
-        if name in self.needs:
-            return getattr(self.checkpoint, name)
         try:
             return getattr(self.checkpoint, name)
-        except ValueError:  # this model has none
+        except ValueError:  # this model has none, and needs none
             return None
-
-    def options(self) -> dict[str, Any]:
-        """Further arguments for building the pipeline."""
-        return {}
 
     def settings(self) -> dict[str, Any]:
         """The params that are set, for the pipeline's call."""
