@@ -12,6 +12,7 @@ from hfbatch.errors import RowError
 from hfbatch.kinds import AUDIO, IMAGE, TEXT, TEXTS
 from hfbatch.tasks.adapted import Adapted, Files, Labelled, LabelParams, from_json
 from hfbatch.tasks.base import Params
+from hfbatch.tasks.template import check_hypothesis
 
 
 class ZeroShotAudioClassificationParams(LabelParams):
@@ -22,12 +23,7 @@ class ZeroShotAudioClassificationParams(LabelParams):
     @field_validator("hypothesis_template")
     @classmethod
     def _with_a_place(cls, value: str) -> str:
-        try:
-            if value.format("one") != value.format("other"):
-                return value
-        except (LookupError, ValueError, AttributeError):
-            pass
-        raise ValueError("it has no place for the label; write {} once, as in 'This is a sound of {}.'")
+        return check_hypothesis(value, "This is a sound of {}.")
 
 
 class ZeroShotAudioClassification(Labelled):

@@ -7,13 +7,14 @@ takes any length.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from hfbatch.kinds import TEXT
 from hfbatch.sequences import Sequences
-from hfbatch.tasks.base import KEY, Batch, Outputs
+from hfbatch.tasks.base import KEY, Batch, Outputs, Task
 from hfbatch.tasks.generation import GenerationParams, Generator
 from hfbatch.tasks.text import TextParams, model_max_length, tokenise
 
@@ -44,6 +45,46 @@ class Seq2SeqParams(GenerationParams):
     clean_up_tokenization_spaces: bool = Field(
         default=False, description="take the spaces before punctuation out, which some tokenizers leave there"
     )
+
+
+class Rewriting(Task):
+    """A task of encoder-decoders: text in, the column `writes_text` out."""
+
+    writes_text: ClassVar[str]
+    auto_model = "AutoModelForSeq2SeqLM"
+    reads = pa.schema([("text", TEXT)])
+    inputs = ("input_ids",)
+    host = (KEY,)
+    batch_tokens = (16384, 131072)
+    keyed = True
+
+    def __init__(self, params: Seq2SeqParams, checkpoint: Checkpoint, given: pa.Schema | None = None) -> None:
+        super().__init__(params, checkpoint, given)
+        self.rewriter = self.make_rewriter()
+
+    def make_rewriter(self) -> Rewriter:
+        """What does the work."""
+        return Rewriter(self.params, self.checkpoint, self.name)
+
+    def writes(self) -> pa.Schema:
+        """The text, a list where a row has several."""
+        return self.rewriter.writes(self.writes_text)
+
+    def preprocess(self, rows: pa.Table) -> Sequences:
+        """One sequence a text, behind the prefix."""
+        return self.rewriter.preprocess(rows)
+
+    def forward(self, model: Any, batch: Batch) -> Outputs:
+        """Its tokens."""
+        return self.rewriter.forward(model, batch)
+
+    def postprocess(self, outputs: Sequences, rows: pa.Table) -> pa.Table:
+        """Tokens as text."""
+        return self.rewriter.postprocess(outputs, self.writes_text)
+
+    def max_bytes_per_row(self) -> int:
+        """All texts of a row at their longest."""
+        return self.rewriter.max_bytes_per_row()
 
 
 class Rewriter:

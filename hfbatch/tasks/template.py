@@ -35,3 +35,14 @@ def as_texts(column: pa.ChunkedArray) -> list[str]:
         return [json.dumps(value, ensure_ascii=False, default=str) for value in column.to_pylist()]
     texts: list[str] = column.cast(pa.large_string()).to_pylist()
     return texts
+
+
+def check_hypothesis(template: str, example: str) -> str:
+    """`template` itself. ValueError where a label put in the place of its {} would not show; `example` has a place."""
+    try:
+        shows = template.format("one") != template.format("other")
+    except (LookupError, ValueError, AttributeError):  # other places than {}, or braces that make none
+        shows = False
+    if not shows:
+        raise ValueError(f"it has no place for the label; write {{}} once, as in {example!r}")
+    return template

@@ -17,16 +17,12 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 from pydantic import Field
 
-from hfbatch.kinds import TEXT
-from hfbatch.sequences import Sequences
-from hfbatch.tasks.base import KEY, Batch, Outputs, Task
-from hfbatch.tasks.seq2seq import Rewriter, Seq2SeqParams
+from hfbatch.tasks.seq2seq import Rewriter, Rewriting, Seq2SeqParams
 
 if TYPE_CHECKING:
-    from hfbatch.checkpoint import Checkpoint
+    pass
 
 
 class TranslationParams(Seq2SeqParams):
@@ -36,51 +32,26 @@ class TranslationParams(Seq2SeqParams):
     tgt_lang: str | None = Field(default=None, description="language to translate into, as the checkpoint spells it")
 
 
-class Translation(Task):
+class Translation(Rewriting):
     """Encoder-decoders; values equal the TranslationPipeline of transformers 4.57."""
 
     name = "translation"
     pattern = r"translation_([A-Za-z]\w*?)_to_([A-Za-z]\w*)"
-    auto_model = "AutoModelForSeq2SeqLM"
-    reads = pa.schema([("text", TEXT)])
-    inputs = ("input_ids",)
-    host = (KEY,)
-    batch_tokens = (16384, 131072)
-    keyed = True
+    writes_text = "translation_text"
     Params = TranslationParams
 
-    def __init__(self, params: TranslationParams, checkpoint: Checkpoint, given: pa.Schema | None = None) -> None:
-        super().__init__(params, checkpoint, given)
-        tokenizer, forced = checkpoint.copy_tokenizer(), {}
+    def make_rewriter(self) -> Rewriter:
+        """With the tokenizer set to the languages, where it has codes for them."""
+        tokenizer, forced = self.checkpoint.copy_tokenizer(), {}
         if hasattr(tokenizer, "_build_translation_inputs"):
-            forced["forced_bos_token_id"] = _set_languages(tokenizer, params)
-        self.rewriter = Rewriter(params, checkpoint, _key(params, self.config), tokenizer, **forced)
+            forced["forced_bos_token_id"] = _set_languages(tokenizer, self.params)
+        return Rewriter(self.params, self.checkpoint, _key(self.params, self.config), tokenizer, **forced)
 
     @classmethod
     def params_in_name(cls, name: str) -> Mapping[str, Any]:
         """The languages."""
         found = re.fullmatch(cls.pattern, name)
         return {"src_lang": found[1], "tgt_lang": found[2]} if found else {}
-
-    def writes(self) -> pa.Schema:
-        """The text."""
-        return self.rewriter.writes("translation_text")
-
-    def preprocess(self, rows: pa.Table) -> Sequences:
-        """One sequence a text, behind the prefix."""
-        return self.rewriter.preprocess(rows)
-
-    def forward(self, model: Any, batch: Batch) -> Outputs:
-        """Its tokens."""
-        return self.rewriter.forward(model, batch)
-
-    def postprocess(self, outputs: Sequences, rows: pa.Table) -> pa.Table:
-        """Tokens as text."""
-        return self.rewriter.postprocess(outputs, "translation_text")
-
-    def max_bytes_per_row(self) -> int:
-        """All texts of a row at their longest."""
-        return self.rewriter.max_bytes_per_row()
 
 
 def _key(params: TranslationParams, config: Any) -> str:

@@ -21,6 +21,7 @@ from hfbatch.kinds import TEXT, TEXTS
 from hfbatch.sequences import Array, Sequences
 from hfbatch.tasks.base import Batch, Outputs, Task
 from hfbatch.tasks.pairs import Pairs, entries_of, pair_limit, tokenise_pairs
+from hfbatch.tasks.template import check_hypothesis
 from hfbatch.tasks.text import TextParams, by_row
 
 if TYPE_CHECKING:
@@ -52,12 +53,7 @@ class ZeroShotClassificationParams(TextParams):
     @field_validator("hypothesis_template")
     @classmethod
     def _with_a_place(cls, value: str) -> str:
-        try:
-            if value.format("one") != value.format("other"):
-                return value
-        except (LookupError, ValueError, AttributeError):
-            pass
-        raise ValueError("it has no place for the label; write {} once, as in 'This text is about {}.'")
+        return check_hypothesis(value, "This text is about {}.")
 
 
 class ZeroShotClassification(Task):
