@@ -1,45 +1,77 @@
 """Lengths in, batches out: which sequences share a forward pass. Pure numpy; how they are laid out is layout.py's.
 
-A batch costs `longest x sequences` tokens, padding counted, and something of its own: launching it, moving it. Sorted
-by length, neighbours are alike; each batch ends where its real tokens are the largest share of its cost. On licence
-texts (median 8 words, longest 14,000) that halved the padding of filling every batch to the brim, 5.0 to 2.4 %.
+A padded batch costs `longest x sequences` tokens, and something of its own: launching it, moving it. Sorted by length,
+neighbours are alike; each batch ends where its real tokens are the largest share of its cost. On licence texts
+(median 8 words, longest 14,000) that halved the padding of filling every batch to the brim, 5.0 to 2.4 %. A packed
+one costs its real tokens, so it is filled.
 
 Longest first: the batch that cannot fit fails in the first second, and time estimates err high.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 
 from hfbatch.sequences import Array
 
 FIXED_COST = 1 / 32  # of a full batch; measured on CPU: about 60 tokens' time for a budget of 2,048
+RECTANGLE = 2  # budgets that the rectangle around a packed batch may take, which embeddings and heads still see
+
+
+def cut(
+    lengths: Array, room: Callable[[], tuple[int, int]], kinds: Array | None = None, packed: bool = False
+) -> Iterator[Array]:
+    """Batches as index arrays, longest first; each index of `lengths` (sequences,) appears exactly once.
+
+    `room` is asked before each batch for the most (tokens, sequences) that it may have, so that a run can learn while
+    it is under way; a sequence longer than that gets a batch of its own. With `kinds` (sequences,) only those of one
+    kind share a batch. Equal lengths keep their order, so the cut is deterministic. A few microseconds a batch.
+    """
+    parts = [np.arange(len(lengths))]
+    if kinds is not None:
+        parts = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
+    left = [_Sorted(part, np.asarray(lengths, dtype=np.int64)[part]) for part in parts if len(part)]
+    while left:
+        longest = max(left, key=lambda sequences: sequences.longest)
+        yield longest.take(*room(), packed)
+        left = [sequences for sequences in left if not sequences.over]
+
+
+class _Sorted:
+    """Sequences of one kind, longest first, and how many are taken."""
+
+    def __init__(self, index: Array, lengths: Array) -> None:
+        order = np.argsort(-lengths, kind="stable")
+        self.order, self.lengths = index[order], np.maximum(lengths[order], 1)
+        self.tokens, self.start = np.concatenate([[0], np.cumsum(self.lengths)]), 0
+
+    @property
+    def over(self) -> bool:
+        return self.start == len(self.order)
+
+    @property
+    def longest(self) -> int:
+        return int(self.lengths[self.start])
+
+    def take(self, max_tokens: int, max_rows: int, packed: bool) -> Array:
+        start, longest = self.start, self.longest
+        room = RECTANGLE * max_tokens if packed else max_tokens
+        most = min(max(1, room // longest), max_rows, len(self.order) - start)
+        if packed:
+            fitting = np.searchsorted(self.tokens, self.tokens[start] + max_tokens, side="right") - 1 - start
+            self.start += max(1, min(most, int(fitting)))
+        else:
+            rows = np.arange(most, 0, -1)  # of equally good cuts argmax takes the first: the largest batch
+            real = self.tokens[start + rows] - self.tokens[start]
+            self.start += int(rows[np.argmax(real / (longest * rows + max_tokens * FIXED_COST))])
+        return self.order[start : self.start]
 
 
 def pack_by_length(lengths: Array, max_tokens: int, max_rows: int, kinds: Array | None = None) -> list[Array]:
-    """Cut sequences into batches of at most `max_tokens` padded tokens and `max_rows` sequences.
-
-    `lengths` (sequences,) in tokens. Returns index arrays, longest first; each index appears exactly once. A
-    sequence longer than the budget gets a batch of its own. Equal lengths keep their order, so the cut is
-    deterministic. With `kinds` (sequences,) only those of one kind share a batch. Time: a few microseconds a batch.
-    """
-    if kinds is not None:
-        apart = (np.flatnonzero(kinds == kind) for kind in np.unique(kinds))
-        packed = [part[batch] for part in apart for batch in pack_by_length(lengths[part], max_tokens, max_rows)]
-        return sorted(packed, key=lambda batch: -int(lengths[batch[0]]))
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
-    descending = np.maximum(lengths[order], 1) if len(order) else lengths
-    tokens = np.concatenate([[0], np.cumsum(descending)])
-    batches, start = [], 0
-    while start < len(order):
-        longest = int(descending[start])
-        most = min(max(1, max_tokens // longest), max_rows, len(order) - start)
-        rows = np.arange(most, 0, -1)  # of equally good cuts argmax takes the first: the largest batch
-        share = (tokens[start + rows] - tokens[start]) / (longest * rows + max_tokens * FIXED_COST)
-        stop = start + int(rows[np.argmax(share)])
-        batches.append(order[start:stop])
-        start = stop
-    return batches
+    """All batches of `cut` for one budget."""
+    return list(cut(lengths, lambda: (max_tokens, max_rows), kinds))
 
 
 def halve(batch: Array, lengths: Array) -> tuple[Array, Array]:

@@ -61,7 +61,7 @@ class Isolated:
         if not col.ticket_of(table).rows:
             return self.predict(table)
         started = time.time()
-        self.predict.release()
+        self.predict.engine.release()
         made, crashed = self._run(table)
         return self._joined(table, made, crashed, started)
 
@@ -96,7 +96,7 @@ class Isolated:
             errors |= {int(rows[row]): error for row, error in errors_in(part).items()}
         for name in ("rows", "errors"):
             stats[name] = stats.get(name, 0) + len(crashed)
-        self.predict.meter += Meter(**{name: stats.get(name, 0) for name in vars(Meter())})  # type: ignore[arg-type]
+        self.predict.engine.meter += Meter(**{name: stats.get(name, 0) for name in vars(Meter())})  # type: ignore[arg-type]
         result = table.drop_columns([name for name in table.column_names if name.startswith(col.INPUT)])
         for prefix in (col.INPUT, col.OUTPUT):
             parts = [(rows, sequences) for rows, part in made if len(sequences := col.sequences_of(part, prefix))]
@@ -112,7 +112,7 @@ class Child:
         """Started, but not yet ready: loading takes what it takes, as it does in an actor."""
         limit = like.machine.row_timeout_s
         changes = {
-            "max_batch_tokens": like.budget,  # with what was learned of memory
+            "max_batch_tokens": like.engine.budget,  # with what was learned of memory
             "row_timeout_s": None if limit is None else limit + ORPHAN_S,
         }
         machine = like.machine.model_copy(update=changes)
@@ -162,8 +162,7 @@ class Child:
         """The next message; Died without rows when there will be none. Raises what the message or the report says."""
         asked = time.monotonic()
         while not self.pipe.poll(TICK_S if limit is None else min(TICK_S, limit)):
-            if self.like.report is not None:
-                self.like.report(self.like.meter)  # raises when the run is stopped
+            self.like.engine.tell()  # raises when the run is stopped
             if limit is not None and time.monotonic() - asked > limit:
                 raise Died(f"no answer in {limit:g} s", np.arange(0))
         try:
@@ -189,7 +188,7 @@ def _serve(pipe: Connection, job: Job, machine: Machine, threads: int, preproces
     try:
         predict = Predict(job, machine, threads, Preprocess(job) if preprocess else None, gpu=gpu)
         predict.unproven = False  # a few rows, and picked ones
-        predict.announce = lambda rows: pipe.send(("rows", rows))
+        predict.engine.announce = lambda rows: pipe.send(("rows", rows))
         pipe.send(("ready", None))
         while True:
             pipe.send(("done", predict(pipe.recv())))

@@ -6,6 +6,9 @@ batch.py decides which sequences go together, this decides their shape. Tasks se
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
+
 import numpy as np
 import torch
 
@@ -14,59 +17,92 @@ from hfbatch.tasks.base import Task
 
 
 class PaddedBatch:
-    """Sequences as rectangles, padded to the longest on the task's side. See tasks.base.Batch for the methods."""
+    """Sequences as rectangles, padded to the longest on the task's side. See tasks.base.Batch for what is public."""
 
     def __init__(
-        self, sequences: Sequences, task: Task, device: torch.device, dtype: torch.dtype | None = None
+        self,
+        sequences: Sequences,
+        task: Task,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+        budget: int = 0,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         """`dtype`: what floating inputs become, as the model's weights are; None: they stay as they are."""
-        self.inputs: dict[str, torch.Tensor] = {}
-        self.sequences, self._left = sequences, task.padding_side == "left"
-        lengths = token_lengths(sequences, task)
+        self.sequences, self.device, self.budget, self.alive = sequences, device, budget, alive
+        self._task, self._dtype, self._left = task, dtype, task.padding_side == "left"
+
+    def part(self, index: Array) -> PaddedBatch:
+        """The sequences of `index` as a batch of their own."""
+        return PaddedBatch(self.sequences.take(index), self._task, self.device, self._dtype, self.budget, self.alive)
+
+    @cached_property
+    def real(self) -> Array:
+        """(sequences, longest) bool, on the host: which tokens are no padding."""
+        lengths = token_lengths(self.sequences, self._task)
         longest = int(lengths.max(initial=0))
         positions = np.arange(longest)
-        mask = positions >= longest - lengths[:, None] if self._left else positions < lengths[:, None]
-        for name in task.inputs:
-            column = sequences.columns.get(name)
+        return positions >= longest - lengths[:, None] if self._left else positions < lengths[:, None]
+
+    @cached_property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """Keyword arguments of the model; attention_mask only where there is padding."""
+        inputs: dict[str, torch.Tensor] = {}
+        for name in self._task.inputs:
+            column = self.sequences.columns.get(name)
             if column is None:
                 continue
-            shape = sequences.columns.get(name + SHAPE)
+            shape = self.sequences.columns.get(name + SHAPE)
             if isinstance(column, Ragged):
-                column = _padded(column, mask, task.pad_value(name)) if shape is None else _stacked(column, shape)
-            tensor = torch.from_numpy(np.ascontiguousarray(column))
-            self.inputs[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
-        self._lengths = torch.from_numpy(lengths).to(device)
-        self._mask = torch.from_numpy(mask).to(device)
-        self._padded = not bool(mask.all())
+                fill = self._task.pad_value(name)
+                column = _padded(column, self.real, fill) if shape is None else _stacked(column, shape)
+            tensor = self._there(column)
+            inputs[name] = tensor.to(self._dtype if tensor.is_floating_point() else None)
         if self._padded:
-            self.inputs["attention_mask"] = self._mask.long()
+            inputs["attention_mask"] = self.mask
+        return inputs
+
+    def _there(self, values: Array) -> torch.Tensor:
+        """On the device. A GPU takes it from pinned memory while the host goes on."""
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+
+    @cached_property
+    def _mask(self) -> torch.Tensor:
+        return self._there(self.real)
+
+    @cached_property
+    def _padded(self) -> bool:
+        return not bool(self.real.all())
 
     @property
     def mask(self) -> torch.Tensor:
         """(sequences, longest) int64."""
         return self._mask.long()
 
-    @property
+    @cached_property
     def lengths(self) -> torch.Tensor:
         """(sequences,) int64."""
-        return self._lengths
+        return self._there(self.real.sum(axis=1))
 
     def tokens(self, values: torch.Tensor) -> torch.Tensor:
-        """Boolean indexing by the mask keeps the sequences' order."""
-        return values[self._mask] if self._padded else values.flatten(0, 1)
+        """In the order of the sequences; by index, as a GPU would have to be asked how many a mask holds."""
+        if not self._padded:
+            return values.flatten(0, 1)
+        return values.flatten(0, 1).index_select(0, self._there(np.flatnonzero(self.real)))
 
     def first(self, values: torch.Tensor) -> torch.Tensor:
         """Position 0, or behind the padding."""
-        return values[self._rows(values), values.shape[1] - self._lengths] if self._left else values[:, 0]
+        return values[self._rows(values), values.shape[1] - self.lengths] if self._left else values[:, 0]
 
     def last(self, values: torch.Tensor) -> torch.Tensor:
         """Position length - 1, or the very last."""
-        return values[:, -1] if self._left else values[self._rows(values), self._lengths - 1]
+        return values[:, -1] if self._left else values[self._rows(values), self.lengths - 1]
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Padding weighs 0."""
         weights = self._mask.unsqueeze(-1).to(torch.float32)
-        return (values.float() * weights).sum(dim=1) / self._lengths.unsqueeze(-1)
+        return (values.float() * weights).sum(dim=1) / self.lengths.unsqueeze(-1)
 
     @staticmethod
     def _rows(values: torch.Tensor) -> torch.Tensor:

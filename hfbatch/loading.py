@@ -8,23 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hfbatch.errors import SpecError, SystemicError
+from hfbatch.errors import SpecError
 from hfbatch.tasks.base import Task
 from hfbatch.trust import without_code
 from hfbatch.weights import unreadable
 
 if TYPE_CHECKING:
     from hfbatch.job import Job
-
-
-def device_for(gpu: bool | None) -> torch.device:
-    """Where the model goes. A GPU that was reserved and cannot be used is an error, not a reason for the CPU."""
-    if gpu and not torch.cuda.is_available():
-        raise SystemicError(
-            f"Ray reserved a GPU for the model, but torch {torch.__version__} cannot use one; install a CUDA build of "
-            "torch, or write gpus_per_actor: 0"
-        )
-    return torch.device("cuda" if torch.cuda.is_available() and gpu is not False else "cpu")
 
 
 def load_model(job: Job, task: Task, device: torch.device) -> Any:

@@ -89,7 +89,7 @@ def test_a_row_that_ends_its_process_has_an_error_and_all_others_their_results(p
     [block] = blocks_of(plan)
     predict = predict_for(plan)
     made = Isolated(predict)(block)
-    assert predict.model is None, "it stands once in memory, and not here"
+    assert predict.engine.model is None, "it stands once in memory, and not here"
     harmless = np.setdiff1d(np.arange(len(texts)), [20, 21, len(texts) - 1])
     logits = check(plan, {20: "exited with 3"}, made, harmless)
     assert np.allclose(logits, expected(plan, block, harmless), atol=1e-5)
@@ -102,7 +102,7 @@ def test_a_row_that_ends_its_process_has_an_error_and_all_others_their_results(p
         "errors": 3,
         "sequences": len(harmless),
     }
-    assert (predict.meter.rows, predict.meter.errors) == (len(texts), 3)
+    assert (predict.engine.meter.rows, predict.engine.meter.errors) == (len(texts), 3)
     assert stats["actor"].endswith(f":{os.getpid()}")
     assert stats["first_s"] < stats["last_s"]
     assert stats["load_s"] > 0
@@ -133,9 +133,9 @@ def test_after_isolation_the_process_takes_its_model_back(plan_for):
     [block] = blocks_of(plan)
     predict = predict_for(plan)
     before = col.sequences_of(predict(block), col.OUTPUT).dense("logits")
-    predict.release()
+    predict.engine.release()
     again = predict(block)
-    assert predict.model is not None
+    assert predict.engine.model is not None
     assert np.array_equal(col.sequences_of(again, col.OUTPUT).dense("logits"), before)
     assert col.ticket_of(again).stats["load_s"] > 0
 
@@ -147,7 +147,7 @@ def test_a_shard_without_rows_needs_no_child(plan_for):
     nothing = col.Ticket("shard", 0, "", []).on(col.with_column(block, col.ROW, pa.array([col.EMPTY_ROW])))
     predict = predict_for(plan)
     made = Isolated(predict)(nothing)
-    assert predict.model is not None
+    assert predict.engine.model is not None
     assert len(made) == 1
 
 

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from hfbatch import columns as col
 from hfbatch.batch import pack_by_length, padded_tokens
+from hfbatch.engine import Work
 from hfbatch.errors import RowError, SpecError, SystemicError
 from hfbatch.model import Predict
 from hfbatch.preprocess import Preprocess
-from hfbatch.results import Results, to_numpy
+from hfbatch.results import to_numpy
 from hfbatch.sequences import Ragged, Sequences
 from hfbatch.tally import DeviceLost
 from hfbatch.tasks.base import Flat
@@ -84,7 +85,7 @@ def sequences_of(predict, texts=TEXTS):
 
 def faulty(plan, **how):
     predict = Predict(plan.job, plan.machine, 1)
-    predict.model = Faulty(predict.model, **how)
+    predict.engine.model = Faulty(predict.engine.model, **how)
     return predict
 
 
@@ -96,16 +97,16 @@ EQUAL = ["good bad film", "a bad movie", "night and day", "rain and sun"] * 16  
 
 
 def test_out_of_memory_halves_by_tokens_and_the_lower_budget_is_remembered(make_plan, plain):
-    predict = faulty(make_plan(max_batch_tokens=320), most=100)
+    predict = faulty(make_plan(max_batch_tokens=320, packing=False), most=100)
     outputs, errors = predict.predict(sequences_of(predict, EQUAL))
     assert errors == {}
     assert np.allclose(
         outputs.dense("logits"), plain[0].predict(sequences_of(predict, EQUAL))[0].dense("logits"), atol=1e-5
     )
-    assert predict.model.tried == [(64, 5), (32, 5), (16, 5), (16, 5), (16, 5), (16, 5)]
-    assert predict.budget == 80
+    assert predict.engine.model.tried == [(64, 5), (32, 5), (16, 5), (16, 5), (16, 5), (16, 5)]
+    assert predict.engine.budget == 80
     predict.predict(sequences_of(predict))
-    assert max(math.prod(shape) for shape in predict.model.tried[6:]) <= 84, "the next block begins with what fits"
+    assert max(math.prod(shape) for shape in predict.engine.model.tried[6:]) <= 84, "the next block begins with what fits"
 
 
 def test_the_memory_of_a_failed_batch_is_free_before_its_halves_are_tried(make_plan):
@@ -113,7 +114,7 @@ def test_the_memory_of_a_failed_batch_is_free_before_its_halves_are_tried(make_p
     predict = faulty(make_plan(max_batch_tokens=320), most=20)
     _, errors = predict.predict(sequences_of(predict, EQUAL))
     assert errors == {}
-    assert len(predict.model.refused) == 4
+    assert len(predict.engine.model.refused) == 4
 
 
 def test_a_sequence_that_cannot_fit_is_an_error_and_the_others_go_on(make_plan, plain):
@@ -141,7 +142,7 @@ def test_a_sequence_that_cannot_fit_is_an_error_and_the_others_go_on(make_plan, 
 )
 def test_out_of_memory_is_known_by_all_its_names(make_plan, error):
     predict = faulty(make_plan(texts=["good"]))
-    predict.model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(error))
+    predict.engine.model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(error))
     _, errors = predict.predict(sequences_of(predict, ["good"]))
     assert errors[0].code == "out_of_memory"
 
@@ -150,7 +151,7 @@ def test_an_exception_is_bisected_to_its_row_and_the_others_keep_their_values(ma
     plan = make_plan(max_batch_tokens=10**6)
     predict = faulty(plan)
     texts = [*TEXTS[:13], "x good", *TEXTS[13:], "x"]
-    predict.model.raises = token(predict, "x")
+    predict.engine.model.raises = token(predict, "x")
     outputs, errors = predict.predict(sequences_of(predict, texts))
     bad = [13, len(texts) - 1]
     assert {row: str(error) for row, error in errors.items()} == dict.fromkeys(
@@ -158,8 +159,8 @@ def test_an_exception_is_bisected_to_its_row_and_the_others_keep_their_values(ma
     )
     assert outputs.row.tolist() == [row for row in range(len(texts)) if row not in bad]
     assert np.allclose(outputs.dense("logits"), plain[1], atol=1e-5)
-    assert predict.budget == 10**6, "a bad row says nothing about memory"
-    assert len(predict.model.tried) < 4 * math.log2(len(texts))
+    assert predict.engine.budget == 10**6, "a bad row says nothing about memory"
+    assert len(predict.engine.model.tried) < 4 * math.log2(len(texts))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -167,10 +168,10 @@ def test_an_exception_is_bisected_to_its_row_and_the_others_keep_their_values(ma
 def test_a_result_that_is_not_finite_is_an_error_for_its_row_only(make_plan, value, pooling):
     """Dense results, and ragged ones (a vector for every token)."""
     task = "feature-extraction" if pooling else "text-classification"
-    plan = make_plan(task, params={"pooling": pooling} if pooling else None)
+    plan = make_plan(task, params={"pooling": pooling} if pooling else None, packing=False)
     predict, reference = faulty(plan, with_value=value), Predict(plan.job, plan.machine, 1)
     texts = ["good", "x bad", "the film was good", "x", "bad film"]
-    predict.model.poisons = token(predict, "x")
+    predict.engine.model.poisons = token(predict, "x")
     outputs, errors = predict.predict(sequences_of(predict, texts))
     assert {row: error.code for row, error in errors.items()} == {1: "non_finite", 3: "non_finite"}
     assert outputs.row.tolist() == [0, 2, 4]
@@ -181,8 +182,8 @@ def test_a_result_that_is_not_finite_is_an_error_for_its_row_only(make_plan, val
         assert np.allclose(outputs.ragged(name).values, expected.ragged(name).values, atol=1e-5)
     else:
         assert np.allclose(outputs.dense(name), expected.dense(name), atol=1e-5)
-    assert predict.model.tried[0] == (5, 6)
-    assert sorted(predict.model.tried[1:]) == [(1, 3), (1, 4)], "once more, alone; the others' results stay"
+    assert predict.engine.model.tried[0] == (5, 6)
+    assert sorted(predict.engine.model.tried[1:]) == [(1, 3), (1, 4)], "once more, alone; the others' results stay"
 
 
 class Overflowing(Faulty):
@@ -202,33 +203,33 @@ class Overflowing(Faulty):
 
 def half_precision(plan, cls=Overflowing, **how):
     predict = Predict(plan.job, plan.machine, 1)
-    predict.model.bfloat16()
-    predict.model.register_buffer("exact", torch.tensor([1 / 3]))  # float32 among bfloat16
-    predict.model = cls(predict.model, **how)
+    predict.engine.model.bfloat16()
+    predict.engine.model.register_buffer("exact", torch.tensor([1 / 3]))  # float32 among bfloat16
+    predict.engine.model = cls(predict.engine.model, **how)
     return predict
 
 
 def test_what_overflows_in_half_precision_is_tried_once_in_float32_and_the_weights_are_the_same_after(make_plan):
-    predict = half_precision(make_plan(max_batch_tokens=40))
-    predict.model.poisons = token(predict, "x")
-    before = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in predict.model.state_dict().items()}
+    predict = half_precision(make_plan(max_batch_tokens=40, packing=False))
+    predict.engine.model.poisons = token(predict, "x")
+    before = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in predict.engine.model.state_dict().items()}
     texts = ["good", "x bad", "the film was good", "x", "bad film", "x film good", "x good"]
     outputs, errors = predict.predict(sequences_of(predict, texts))
     assert errors == {}
     assert outputs.row.tolist() == list(range(7))
     rounded = Predict(make_plan().job, make_plan().machine, 1)
-    rounded.model.bfloat16().float()
+    rounded.engine.model.bfloat16().float()
     exact = rounded.predict(sequences_of(rounded, texts))[0].dense("logits")
     again = [1, 3, 5, 6]
     assert np.allclose(outputs.dense("logits")[again], exact[again], atol=1e-5), "these went through float32"
     assert not np.allclose(outputs.dense("logits")[[0, 2, 4]], exact[[0, 2, 4]], atol=1e-5), "and these did not"
-    after = predict.model.state_dict()
+    after = predict.engine.model.state_dict()
     assert {name: tensor.data_ptr() for name, tensor in after.items()} == {name: at for name, (at, _) in before.items()}
     assert all(
         torch.equal(after[name], tensor) and after[name].dtype == tensor.dtype for name, (_, tensor) in before.items()
     )
     assert {tensor.dtype for tensor in after.values() if tensor.is_floating_point()} == {torch.bfloat16, torch.float32}
-    retried = predict.model.tried[-predict.model.exact_batches :]
+    retried = predict.engine.model.tried[-predict.engine.model.exact_batches :]
     assert sum(rows for rows, _ in retried) == 4
     assert max(math.prod(shape) for shape in retried) <= 20, "float32 takes twice the memory"
 
@@ -236,49 +237,51 @@ def test_what_overflows_in_half_precision_is_tried_once_in_float32_and_the_weigh
 @pytest.mark.parametrize("failing", ["the cast", "the batch", "nothing, but it is not finite again"])
 def test_a_row_that_float32_does_not_help_keeps_its_error(make_plan, monkeypatch, failing):
     predict = half_precision(make_plan(), Faulty if "nothing" in failing else Overflowing)
-    predict.model.poisons = token(predict, "x")
-    at = [tensor.data_ptr() for tensor in predict.model.parameters()]
-    cast, forward = torch.Tensor.float, predict._forward
+    predict.engine.model.poisons = token(predict, "x")
+    at = [tensor.data_ptr() for tensor in predict.engine.model.parameters()]
+    cast, forward = torch.Tensor.float, predict.engine._launch
 
     def no_room_for_the_head(tensor):
-        if tensor.shape == predict.model.model.classifier.weight.shape:
+        if tensor.shape == predict.engine.model.model.classifier.weight.shape:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return cast(tensor)
 
-    def no_room_for_the_batch(batch, model):
-        if model.model.dtype == torch.float32:
+    def no_room_for_the_batch(batch, model=None):
+        if model is not None and model.model.dtype == torch.float32:
             raise MemoryError
         return forward(batch, model)
 
     if failing == "the cast":
         monkeypatch.setattr(torch.Tensor, "float", no_room_for_the_head)
     if failing == "the batch":
-        monkeypatch.setattr(predict, "_forward", no_room_for_the_batch)
+        monkeypatch.setattr(predict.engine, "_launch", no_room_for_the_batch)
     outputs, errors = predict.predict(sequences_of(predict, ["good", "x", "bad film"]))
     assert {row: error.code for row, error in errors.items()} == {1: "non_finite"}
     assert outputs.row.tolist() == [0, 2]
-    assert [tensor.data_ptr() for tensor in predict.model.parameters()] == at
-    assert predict.model.model.dtype == torch.bfloat16
-    assert predict.budget == predict.task.batch_tokens[0] or predict.device.type == "cuda"
+    assert [tensor.data_ptr() for tensor in predict.engine.model.parameters()] == at
+    assert predict.engine.model.model.dtype == torch.bfloat16
+    assert predict.engine.budget == predict.task.batch_tokens[0] or predict.engine.device.type == "cuda"
 
 
 @pytest.mark.parametrize("rows", [2, 20, 64])
 @pytest.mark.parametrize("bad", [0, -1])
 def test_an_exception_costs_two_batches_for_each_time_that_the_rows_can_be_halved(make_plan, rows, bad):
     """However the lengths are spread: half of the tokens of these would be one row, again and again."""
-    predict, results = faulty(make_plan(max_batch_tokens=10**9)), Results()
+    predict = faulty(make_plan(max_batch_tokens=10**9))
     texts = ["good"] * rows
     texts[bad] = "x"
-    predict.model.raises = token(predict, "x")
-    predict._run(sequences_of(predict, texts), np.arange(rows), 2 ** np.arange(rows)[::-1].clip(max=20), results)
+    predict.engine.model.raises = token(predict, "x")
+    work = Work(sequences_of(predict, texts), 2 ** np.arange(rows)[::-1].clip(max=20))
+    predict.engine._refit(work, np.arange(rows))
+    results = work.results
     assert list(results.errors) == [bad % rows]
     assert sum(len(done) for done in results.done) == rows - 1
-    assert len(predict.model.tried) <= 1 + 2 * math.ceil(math.log2(rows))
+    assert len(predict.engine.model.tried) <= 1 + 2 * math.ceil(math.log2(rows))
 
 
 def test_a_lost_device_is_no_rows_fault(make_plan):
     predict = faulty(make_plan())
-    predict.model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(DeviceLost("device-side assert")))
+    predict.engine.model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(DeviceLost("device-side assert")))
     with pytest.raises(DeviceLost, match="device-side assert"):
         predict.predict(sequences_of(predict, ["good", "bad"]))
 
@@ -303,14 +306,14 @@ def block_for(texts, make_plan, **machine):
 
 def test_a_failure_common_to_the_first_rows_stops_early_and_says_what_and_where(make_plan):
     predict, block = block_for(sentences(1000), make_plan)
-    predict.model = Refusing()
+    predict.engine.model = Refusing()
     with pytest.raises(SystemicError) as info:
         predict(block)
     assert "100 of the first 100 rows failed alike" in str(info.value)
     assert "forward_failed: TypeError: forward() got an unexpected keyword argument at 0x" in str(info.value)
     assert "in.parquet row 0)" in str(info.value)
     assert "Nothing of this is committed" in str(info.value)
-    assert predict.model.calls < 200, "the other 900 rows were not bisected"
+    assert predict.engine.model.calls < 200, "the other 900 rows were not bisected"
 
 
 def test_a_failure_common_to_the_first_rows_in_preprocess_stops_before_the_others_are_tried(make_plan, monkeypatch):
@@ -348,8 +351,8 @@ def test_a_preprocess_stage_is_judged_by_the_errors_it_left_in_the_block(make_pl
 )
 def test_bad_data_is_not_taken_for_a_bug(make_plan, texts, word):
     predict, block = block_for(texts, make_plan)
-    predict.model = Faulty(predict.model)
-    setattr(predict.model, word, token(predict, "x") if word == "raises" else 41)
+    predict.engine.model = Faulty(predict.engine.model)
+    setattr(predict.engine.model, word, token(predict, "x") if word == "raises" else 41)
     made = predict(block)
     bad = ["x" in text.split() for text in texts]
     assert [error is not None for error in made[col.ERROR].to_pylist()] == bad
@@ -358,14 +361,14 @@ def test_bad_data_is_not_taken_for_a_bug(make_plan, texts, word):
 def test_the_first_rows_are_judged_once_and_by_a_process_that_must_show_it_works(make_plan):
     texts = ["good x"] * 50
     predict, block = block_for(texts, make_plan)
-    predict.model, predict.unproven = Faulty(predict.model, raises=token(predict, "x")), False
+    predict.engine.model, predict.unproven = Faulty(predict.engine.model, raises=token(predict, "x")), False
     assert predict(block)[col.ERROR].null_count == 0
     predict.unproven = True
     with pytest.raises(SystemicError):
         predict(block)
-    predict.model.raises = -1
+    predict.engine.model.raises = -1
     predict(block)
-    predict.model.raises = token(predict, "x")
+    predict.engine.model.raises = token(predict, "x")
     assert predict(block)[col.ERROR].null_count == 0
     predict.unproven = True
     again = replace(col.ticket_of(block), base="earlier").on(block)
@@ -374,7 +377,7 @@ def test_the_first_rows_are_judged_once_and_by_a_process_that_must_show_it_works
 
 def test_a_row_with_many_failing_sequences_is_one_row_of_the_sample(make_plan):
     predict = faulty(make_plan())
-    predict.model.raises = token(predict, "x")
+    predict.engine.model.raises = token(predict, "x")
     made = sequences_of(predict, ["x"] * 150 + ["good"] * 20)
     sequences = Sequences(np.concatenate([np.zeros(150, dtype=np.int64), np.arange(1, 21)]), made.columns)
     outputs, errors = predict.predict(sequences)
@@ -385,7 +388,7 @@ def test_a_row_with_many_failing_sequences_is_one_row_of_the_sample(make_plan):
 @pytest.mark.parametrize("fault", ["raises", "poisons"])
 def test_a_row_with_several_sequences_of_which_one_fails_has_no_result_at_all(make_plan, fault):
     predict = faulty(make_plan())
-    setattr(predict.model, fault, token(predict, "x"))
+    setattr(predict.engine.model, fault, token(predict, "x"))
     made = sequences_of(predict, ["good", "bad x", "film", "good film", "bad", "x"])
     sequences = Sequences(np.array([0, 0, 1, 3, 3, 4]), made.columns)
     outputs, errors = predict.predict(sequences)
@@ -400,12 +403,12 @@ def test_a_row_with_several_sequences_of_which_one_fails_has_no_result_at_all(ma
 def test_no_cut_into_batches_and_no_order_of_rows_changes_a_value(plain, budget, rows, random):
     predict, expected = plain
     order = random.sample(range(len(TEXTS)), len(TEXTS))
-    before = predict.budget, predict.max_rows
+    before = predict.engine.budget, predict.engine.max_rows
     try:
-        predict.budget, predict.max_rows = budget, rows
+        predict.engine.budget, predict.engine.max_rows = budget, rows
         outputs, errors = predict.predict(sequences_of(predict, [TEXTS[i] for i in order]))
     finally:
-        predict.budget, predict.max_rows = before
+        predict.engine.budget, predict.engine.max_rows = before
     assert errors == {}
     assert outputs.row.tolist() == list(range(len(TEXTS)))
     assert np.allclose(outputs.dense("logits"), expected[order], atol=1e-5)
@@ -437,10 +440,12 @@ def test_a_task_that_gives_other_results_than_sequences_is_found_out(make_plan, 
     predict = Predict(plan.job, plan.machine, 1)
     inner = type(predict.task)
     method = lambda self, model, batch: forward(inner.forward(self, model, batch)["logits"])  # noqa: E731
-    predict.task = type("Wrong", (inner,), {"forward": method})(predict.task.params, predict.task.checkpoint)
+    predict.engine.task = type("Wrong", (inner,), {"forward": method})(predict.task.params, predict.task.checkpoint)
     sequences = sequences_of(predict, ["good", "bad"])
-    assert isinstance(predict._attempt(sequences), Exception)
-    assert "AssertionError" in str(predict._attempt(sequences))
+    work = Work(sequences, np.array([3, 3]))
+    flight = predict.engine._started(work, np.arange(2))
+    with pytest.raises(AssertionError):
+        predict.engine._land(flight)
 
 
 def test_a_row_that_the_task_refuses_in_forward_has_the_tasks_own_error(make_plan):
@@ -452,7 +457,7 @@ def test_a_row_that_the_task_refuses_in_forward_has_the_tasks_own_error(make_pla
             raise RowError("too_bad", "said the task")
         return inner.forward(self, model, batch)
 
-    predict.task = type("Refusing", (inner,), {"forward": forward})(predict.task.params, predict.task.checkpoint)
+    predict.engine.task = type("Refusing", (inner,), {"forward": forward})(predict.task.params, predict.task.checkpoint)
     outputs, errors = predict.predict(sequences_of(predict, ["good", "bad", "film", "good"]))
     assert {row: str(error) for row, error in errors.items()} == {1: "too_bad: said the task"}
     assert outputs.row.tolist() == [0, 2, 3]
@@ -466,7 +471,7 @@ def test_results_come_to_the_host_as_columns():
 
 
 def test_the_meter_counts_batches_and_tokens_and_is_reported_after_each_batch(make_plan):
-    plan, told = make_plan(max_batch_tokens=300), []
+    plan, told = make_plan(max_batch_tokens=300, packing=False), []
     predict = Predict(plan.job, plan.machine, 1, report=lambda meter: told.append(dict(vars(meter))))
     sequences = sequences_of(predict)
     predict.predict(sequences)
@@ -494,7 +499,8 @@ def test_what_report_raises_ends_the_block_and_is_no_rows_fault(make_plan):
 
 
 def test_a_block_carries_its_own_share_of_the_meter(make_plan):
-    plan = make_plan(texts=["good film", None, "bad", "x" * 70], params={"truncation": False, "max_length": 5})
+    texts, params = ["good film", None, "bad", "x" * 70], {"truncation": False, "max_length": 5}
+    plan = make_plan(texts=texts, params=params, packing=False)
     predict = Predict(plan.job, plan.machine, 1, Preprocess(plan.job))
     [block] = blocks_of(plan)
     first, second = predict(block), predict(block)
@@ -512,7 +518,7 @@ def test_a_block_carries_its_own_share_of_the_meter(make_plan):
     assert (stats["load_s"] > 0, again["load_s"]) == (True, 0), "loading is told once"
     assert stats["first_s"] <= stats["last_s"] <= again["first_s"]
     assert stats["peak_rss"] > 10**7
-    assert (predict.meter.rows, predict.meter.errors) == (8, 4)
+    assert (predict.engine.meter.rows, predict.engine.meter.errors) == (8, 4)
 
 
 def test_the_models_inputs_are_dropped_once_it_has_read_them_and_the_users_columns_stay(classifier, write_parquet):
@@ -530,7 +536,7 @@ def test_the_models_inputs_are_dropped_once_it_has_read_them_and_the_users_colum
 def test_failed_rows_carry_their_error_on_in_the_block(make_plan):
     plan = make_plan(texts=["good", None, "x", "bad"])
     predict = Predict(plan.job, plan.machine, 1, Preprocess(plan.job))
-    predict.model = Faulty(predict.model, raises=token(predict, "x"))
+    predict.engine.model = Faulty(predict.engine.model, raises=token(predict, "x"))
     [block] = blocks_of(plan)
     made = predict(block)
     codes = [error and error.split(":")[0] for error in made[col.ERROR].to_pylist()]
@@ -552,8 +558,8 @@ def test_a_checkpoint_that_does_not_say_its_class_is_judged_by_its_weights(make_
 def test_the_machine_says_how_large_a_batch_is_and_auto_fits_the_device(make_plan):
     plan = make_plan(max_batch_tokens=77, max_batch_rows=5)
     predict = Predict(plan.job, plan.machine, 1)
-    assert (predict.budget, predict.max_rows) == (77, 5)
+    assert (predict.engine.budget, predict.engine.max_rows) == (77, 5)
     plan = make_plan()
     predict = Predict(plan.job, plan.machine, 1)
-    assert predict.budget == predict.task.batch_tokens[0] or predict.device.type == "cuda"
+    assert predict.engine.budget == predict.task.batch_tokens[0] or predict.engine.device.type == "cuda"
     assert torch.get_num_threads() == 1

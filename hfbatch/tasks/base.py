@@ -55,8 +55,22 @@ class Companion(NamedTuple):
 class Batch(Protocol):
     """Sequences on the device. A task asks for tokens by meaning, so padded and packed layouts look the same."""
 
-    inputs: dict[str, Tensor]  # keyword arguments of the model; attention_mask only where there is padding
     sequences: Sequences  # the same sequences on the host, with all that preprocess made of them
+    device: Any  # torch.device
+    budget: int  # tokens, padding and what is to be generated counted, that a task may have in the model at once
+
+    def part(self, index: Array) -> Batch:
+        """The sequences of `index`, in that order, as a batch of their own; laid out when it is asked for inputs."""
+        ...
+
+    def alive(self) -> None:
+        """To be called between the steps of a forward that takes long: it is no hang; and may raise to end the run."""
+        ...
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """Keyword arguments of the model; attention_mask only where there is padding."""
+        ...
 
     @property
     def mask(self) -> Tensor:
@@ -103,6 +117,8 @@ class Task(ABC):
     host: ClassVar[tuple[str, ...]] = ()  # further columns that only forward wants, from batch.sequences
     padding_side: ClassVar[Literal["left", "right"]] = "right"
     batch_tokens: ClassVar[tuple[int, int]] = (2048, 16384)  # max_batch_tokens: auto, on CPU and on a GPU
+    packs: ClassVar[bool] = True  # the layers may see its batches without padding, see packing.py
+    schedules: ClassVar[bool] = False  # forward is given all sequences of a block and cuts the batches itself
     streams: ClassVar[bool] = False  # inputs are large (images, sound): made a few rows at a time, beside the model
     keyed: ClassVar[bool] = False  # rows come with a column KEY
     unused_weights: tuple[str, ...] = ()  # weights the checkpoint may lack, as the task never uses them

@@ -1,0 +1,64 @@
+"""What tells a CPU from a GPU: where a model goes, how running out of memory looks, how time is measured."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+
+import torch
+
+from hfbatch.errors import SystemicError
+
+_SAID = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")  # the CPU allocator, CUDA, its libraries
+
+
+def device_for(gpu: bool | None) -> torch.device:
+    """Where the model goes. A GPU that was reserved and cannot be used is an error, not a reason for the CPU."""
+    if gpu and not torch.cuda.is_available():
+        raise SystemicError(
+            f"Ray reserved a GPU for the model, but torch {torch.__version__} cannot use one; install a CUDA build of "
+            "torch, or write gpus_per_actor: 0"
+        )
+    return torch.device("cuda" if torch.cuda.is_available() and gpu is not False else "cpu")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it was memory that a step had too little of."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _SAID)
+
+
+def stopwatch(device: torch.device) -> Callable[[], Callable[[], float]]:
+    """Start now; call what comes back where the work is queued, and what that gives, once it is done, for seconds.
+
+    A GPU works behind the host's back: its own events tell when.
+    """
+    if device.type != "cuda":
+        started = time.perf_counter()
+
+        def host() -> Callable[[], float]:
+            seconds = time.perf_counter() - started
+            return lambda: seconds
+
+        return host
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+
+    def queued() -> Callable[[], float]:
+        last.record()
+
+        def seconds() -> float:
+            last.synchronize()
+            return float(first.elapsed_time(last)) / 1000
+
+        return seconds
+
+    return queued
+
+
+def peaks(device: torch.device) -> dict[str, float]:
+    """Bytes: the most memory this process, and its device, have held."""
+    found = {"peak_rss": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
+    if device.type == "cuda":
+        found["peak_gpu"] = float(torch.cuda.max_memory_allocated(device))
+    return found

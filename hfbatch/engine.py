@@ -1,0 +1,250 @@
+"""One model on one device: batches in, results on the host out, and what goes wrong in a batch found.
+
+Out of memory halves a batch and lowers the budget for the rest, any other exception is bisected to the sequence that
+raises it, and a result that is not finite is tried once more in float32; if it is not finite then, it is an error,
+not a prediction.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from hfbatch import columns as col
+from hfbatch.batch import cut, halve, padded_tokens
+from hfbatch.devices import device_for, is_out_of_memory, stopwatch
+from hfbatch.errors import RowError
+from hfbatch.layout import PaddedBatch
+from hfbatch.loading import load_model
+from hfbatch.packer import Packer
+from hfbatch.precision import in_float32, is_float32
+from hfbatch.results import Results, to_numpy
+from hfbatch.sequences import Array, Column, Sequences
+from hfbatch.tally import DeviceLost, Meter, Report, Stopped
+from hfbatch.tasks.base import Outputs
+from hfbatch.tuning import TokenBudget
+
+if TYPE_CHECKING:
+    from hfbatch.job import Job
+    from hfbatch.spec import Machine
+
+T = TypeVar("T")
+
+
+class Flight(NamedTuple):
+    """A batch whose results the device is still at work on."""
+
+    batch: Sequences
+    outputs: Outputs
+    seconds: Callable[[], float]  # waits for the device
+
+
+@dataclass(frozen=True)
+class Work:
+    """The sequences of a block, and their results as batches finish."""
+
+    sequences: Sequences
+    lengths: Array  # (sequences,) int64: what each costs, in tokens
+    shapes: Array | None = None  # (sequences,) int64: only equal ones share a batch
+    results: Results = field(default_factory=Results)
+
+
+class Engine:
+    """Keeps one model resident and puts sequences through it."""
+
+    def __init__(self, job: Job, machine: Machine, gpu: bool | None = None, report: Report = None) -> None:
+        """`report` is called after every batch. `gpu`: whether one was reserved; None: take one if it is there."""
+        self.job, self.machine, self.task = job, machine, job.make_task()
+        self.device, self.max_rows = device_for(gpu), machine.max_batch_rows
+        self.renew: Callable[[], None] = lambda: None  # called before every forward: it is no hang
+        self.announce: Callable[[Array], None] | None = None  # called before every forward, with the rows in it
+        self.first = 0  # row of the block that the rows at hand begin with
+        self.meter, self.report = Meter(), report
+        self._last_s = 0.0  # seconds of the last batch
+        self.model: Any = None
+        self.load()
+        self.tuner = self._tuner()
+
+    def load(self) -> None:
+        """From the checkpoint, ready for inference."""
+        model = load_model(self.job, self.task, self.device)
+        self.task.loaded(model)
+        self.packer = Packer(model, self.task, self.machine)
+        self.model = torch.compile(model, dynamic=True) if self.machine.compile else model
+
+    def _tuner(self) -> TokenBudget:
+        """Sizes around the task's own are tried, but where a batch is not what the model sees at once."""
+        fixed, default = self.machine.max_batch_tokens, self.task.batch_tokens[self.device.type == "cuda"]
+        if fixed != "auto":
+            return TokenBudget(fixed)
+        if self.task.schedules or not self.packer.open:
+            return TokenBudget(default)
+        if self.device.type == "cuda":
+            return TokenBudget(default, [default // 2, default * 2, default * 4])
+        return TokenBudget(default, [default // 2, default * 2])
+
+    @property
+    def budget(self) -> int:
+        """The most tokens of a batch, by now."""
+        return self.tuner.tokens
+
+    @budget.setter
+    def budget(self, tokens: int) -> None:
+        self.tuner.settle(tokens)
+
+    def release(self) -> None:
+        """Give the model up, and its memory; the next block loads it again."""
+        self.model = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def settle_layout(self, sequences: Sequences) -> None:
+        """Find out, on the first of all sequences, whether the model's layers may do without padding."""
+        if self.packer.open and len(sequences):
+            self.packer.settle(sequences, self._forward)
+
+    def run(self, work: Work, part: Array) -> None:
+        """The sequences `part` of `work`. A GPU is given the next batch before the last one's results are read."""
+        flying, ahead = deque[tuple[Array, Flight | RowError]](), int(self.device.type == "cuda")
+        for chosen in self._cut(work, part):
+            batch = part[chosen]
+            flying.append((batch, self._started(work, batch)))
+            if len(flying) > ahead:
+                self._arrive(work, *flying.popleft())
+        for batch, flight in flying:
+            self._arrive(work, batch, flight)
+        self._try_again(work)
+
+    def _cut(self, work: Work, part: Array) -> Iterator[Array]:
+        """Batches; a task that cuts them itself gets all sequences, unless it is to say over which rows it dies."""
+        if self.task.schedules and self.announce is None:
+            return iter([np.arange(len(part))] if len(part) else [])
+        kinds = None if work.shapes is None else work.shapes[part]
+        return cut(work.lengths[part], lambda: (self.budget, self.max_rows), kinds, self.packer.on)
+
+    def _started(self, work: Work, batch: Array) -> Flight | RowError:
+        return self._attempt(lambda: self._launch(work.sequences.take(batch)))
+
+    def _arrive(self, work: Work, batch: Array, flight: Flight | RowError) -> None:
+        """The results of a batch; where there are none those of its halves, and so on."""
+        outputs = flight if isinstance(flight, RowError) else self._attempt(lambda: self._land(flight))
+        if not isinstance(outputs, RowError):
+            work.results.keep(batch, outputs)
+            return self._count(batch, work.lengths)
+        if len(batch) == 1:
+            work.results.errors[int(batch[0])] = outputs
+            return None
+        if by_tokens := outputs.code == "out_of_memory":
+            self.tuner.ran_out(self.budget if self.task.schedules else self._cost(batch, work.lengths))
+        middle = len(batch) // 2  # the way to one bad row among n is 2 log2(n) batches, whatever their lengths
+        for half in halve(batch, work.lengths) if by_tokens else (batch[:middle], batch[middle:]):
+            self._refit(work, half)
+        return None
+
+    def _refit(self, work: Work, batch: Array) -> None:
+        """One batch again; halved before where it is known not to fit."""
+        if len(batch) == 1 or self.task.schedules or self._cost(batch, work.lengths) <= self.budget:
+            return self._arrive(work, batch, self._started(work, batch))
+        for half in halve(batch, work.lengths):
+            self._refit(work, half)
+        return None
+
+    def _try_again(self, work: Work) -> None:
+        """What was not finite once more, in float32; where that is what it was in, without padding."""
+        results = work.results
+        left, results.broken = set(results.broken), []
+        if not left:
+            return
+        bad = np.array(sorted(left))
+        most = 1 if is_float32(self.model) else self.max_rows
+        try:
+            with in_float32(self.model) as model:
+                kinds = None if work.shapes is None else work.shapes[bad]
+                for chosen in cut(work.lengths[bad], lambda: (max(1, self.budget // 2), most), kinds):
+                    batch = work.sequences.take(bad[chosen])
+                    outputs = self._attempt(partial(self._forward, batch, model))
+                    if not isinstance(outputs, RowError):
+                        results.keep(bad[chosen], outputs)
+                        left -= set(bad[chosen].tolist()) - set(results.broken)
+        except Exception as error:  # no room for the weights in float32
+            if not is_out_of_memory(error):
+                raise
+        results.broken = []
+        for index in left:
+            results.errors[index] = RowError("non_finite", "the model's result has NaN or infinite values")
+
+    def _attempt(self, work: Callable[[], T]) -> T | RowError:
+        """What `work` gives, or why it gives nothing. Raises only when the device itself is lost."""
+        try:
+            return work()
+        except (DeviceLost, Stopped):
+            raise
+        except RowError as error:  # a task's own finding; as a copy, for this one holds the batch by its traceback
+            failure = RowError(error.code, error.message)
+        except BaseException as error:
+            if not col.is_fault(error):
+                raise
+            failure = RowError("out_of_memory" if is_out_of_memory(error) else "forward_failed", col.describe(error))
+        if self.device.type == "cuda":  # only now: the exception held the batch's tensors through its traceback
+            try:
+                torch.cuda.synchronize(self.device)
+            except Exception as error:  # it raises again what no later batch escapes, such as a device assert
+                raise DeviceLost(f"{self.device} is lost to this process: {col.describe(error)}") from error
+            torch.cuda.empty_cache()
+        return failure
+
+    def _forward(self, batch: Sequences, model: Any = None) -> dict[str, Column]:
+        return self._land(self._launch(batch, model))
+
+    def _launch(self, batch: Sequences, model: Any = None) -> Flight:
+        """Queue a batch on the device; on a CPU it is done by then."""
+        if self.announce is not None:
+            self.announce(batch.row + self.first)
+        self.renew()
+        model = self.model if model is None else model
+        queued = stopwatch(self.device)
+        dtype = getattr(model, "dtype", None)
+        laid = PaddedBatch(batch, self.task, self.device, dtype, self.budget, self._alive)
+        with torch.inference_mode(), self.packer.around(laid):
+            outputs = self.task.forward(model, laid)
+        return Flight(batch, outputs, queued())
+
+    def _land(self, flight: Flight) -> dict[str, Column]:
+        """The results of a batch on the host."""
+        seconds, columns = flight.seconds(), to_numpy(flight.outputs)
+        self.meter.forward_s += seconds
+        self._last_s = seconds
+        for name, column in columns.items():
+            if len(column) != len(flight.batch):
+                raise AssertionError(f"{self.task.name} gave {len(column)} of {name} for {len(flight.batch)} sequences")
+        return columns
+
+    def _alive(self) -> None:
+        """Within a long forward."""
+        self.renew()
+        self.tell()
+
+    def tell(self) -> None:
+        """Report how far it is. Stopped, where the run is to end."""
+        if self.report is not None:
+            self.report(self.meter)
+
+    def _cost(self, batch: Array, lengths: Array) -> int:
+        return int(lengths[batch].sum()) if self.packer.on else padded_tokens(batch, lengths)
+
+    def _count(self, batch: Array, lengths: Array) -> None:
+        cost = self._cost(batch, lengths)
+        self.tuner.ran(cost, self._last_s)
+        self.meter.batches += 1
+        self.meter.sequences += len(batch)
+        self.meter.tokens += int(lengths[batch].sum())
+        self.meter.padded_tokens += cost
+        self.tell()
