@@ -41,7 +41,7 @@ def stopwatch(device: torch.device) -> Callable[[], Callable[[], float]]:
             return lambda: seconds
 
         return host
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first, last = (torch.Event(device, enable_timing=True) for _ in range(2))
     first.record()
 
     def queued() -> Callable[[], float]:

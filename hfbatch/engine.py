@@ -25,6 +25,7 @@ from hfbatch.layout import PaddedBatch
 from hfbatch.loading import load_model
 from hfbatch.packer import Packer
 from hfbatch.precision import in_float32, is_float32
+from hfbatch.prepacked import prepack
 from hfbatch.results import Results, to_numpy
 from hfbatch.sequences import Array, Column, Sequences
 from hfbatch.tally import DeviceLost, Meter, Report, Stopped
@@ -77,6 +78,7 @@ class Engine:
         model = load_model(self.job, self.task, self.device)
         self.task.loaded(model)
         self.packer = Packer(model, self.task, self.machine)
+        self.prepacked = self.device.type == "cpu" and self.packer.open and prepack(model, self.task.batch_tokens[0])
         self.model = torch.compile(model, dynamic=True) if self.machine.compile else model
 
     def _tuner(self) -> TokenBudget:
@@ -89,6 +91,11 @@ class Engine:
         if self.device.type == "cuda":
             return TokenBudget(default, [default // 2, default * 2, default * 4])
         return TokenBudget(default, [default // 2, default * 2])
+
+    @property
+    def layout(self) -> str:
+        """How batches and weights lie, for the report."""
+        return self.packer.layout + (", prepacked weights" if self.prepacked else "")
 
     @property
     def budget(self) -> int:

@@ -117,7 +117,7 @@ class Predict:
             load_s=self.load_s,
             first_s=started,
             last_s=time.time(),
-            layout=self.engine.packer.layout,
+            layout=self.engine.layout,
             budget=float(self.engine.budget),
             **peaks(self.engine.device),
         )

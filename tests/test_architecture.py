@@ -15,7 +15,7 @@ LAYERS = [
     "errors",
     "sequences spec faults stopping kinds heads",
     "tasks.base batch",
-    "tasks.text store_errors schemas layout results precision watchdog packing tuning devices",
+    "tasks.text store_errors schemas layout results precision watchdog packing tuning devices prepacked",
     "tasks access media",
     "explain schema files disk store store_remote text arrowipc place hub_errors where_syntax trust weights download",
     "where formats hub draft checkpoint",
@@ -100,7 +100,8 @@ def test_heavy_imports_and_output_stay_in_their_rooms(path):
     assert "ray" not in top or module != "startup", "it starts Ray beside what else is imported"
     assert (
         "torch" not in roots
-        or module in {"model", "engine", "devices", "packing", "packer", "loading", "layout", "precision", "results"}
+        or module
+        in {"model", "engine", "devices", "packing", "packer", "prepacked", "loading", "layout", "precision", "results"}
         or (module.startswith("tasks.") and "torch" not in top)
     )
     assert "yaml" not in roots or module == "load"

@@ -19,6 +19,7 @@ ABOUT = {
 def receipt(shard, run_id="r2", rows=100, errors=None, data="data/x.parquet", **stats):
     usual = {"actor": "host:1", "first_s": 110.0, "last_s": 120.0, "forward_s": 4.0, "tokens": 900}
     usual |= {"padded_tokens": 1000, "batches": 3, "peak_rss": 5e8, "load_s": 0.0, "read_s": 0.25, "write_s": 0.5}
+    usual |= {"layout": "packed", "budget": 2048.0}
     return Receipt(shard, "f" * 64, data, rows, 2000, "", errors or {}, {**usual, **stats}, run_id)
 
 
@@ -37,6 +38,7 @@ def test_rows_and_errors_count_the_whole_output_and_the_rest_this_run():
     assert (made.rows, made.rows_new, made.rows_failed, made.shards, made.shards_new) == (240, 140, 19, 3, 2)
     assert list(made.errors.items()) == [("null_input", 10), ("too_long", 9)], "the most frequent first"
     assert (made.tokens, made.padded_tokens, made.padding_share, made.batches) == (1800, 2000, 0.1, 6)
+    assert (made.layout, made.batch_tokens) == ("packed", 2048)
     assert made.bytes_written == 4000
     assert (made.run_id, made.job, made.outcome) == ("r2", "reviews", "success")
 

@@ -47,10 +47,13 @@ def _speed(report: RunReport) -> list[tuple[str, str]]:
     split = ", ".join(f"{step} {getattr(took, step):.1f}" for step in steps)
     gpu = f", GPU {size(report.peak_gpu_bytes)}" if report.peak_gpu_bytes else ""
     rates = f"{report.rows_per_s:,.1f} rows/s, {report.tokens_per_s:,.0f} tokens/s"
-    batches = count(report.batches, "batch")
+    batches = f"{count(report.batches, 'batch')} of at most {count(report.batch_tokens, 'token')}"
     return [
         ("speed", f"{rates} on {count(report.actors, 'actor')}"),
-        ("padding", f"{report.padding_share:.1%} of {count(report.padded_tokens, 'token')}, in {batches}"),
+        (
+            "padding",
+            f"{report.padding_share:.1%} of {count(report.padded_tokens, 'token')}, in {batches}; {report.layout}",
+        ),
         ("forward", f"{report.forward_share:.1%} of the time between the first and the last batch"),
         ("seconds", f"{took.total:.1f} in all: start {took.start:.1f} (model load {took.model_load:.1f}), {split}"),
         ("memory", f"peak {size(report.peak_memory_bytes)} a model process{gpu}"),
