@@ -78,12 +78,13 @@ def part(table: pa.Table, rows: Array) -> pa.Table:
 
 
 def total(parts: Sequence[Mapping[str, float | str]]) -> dict[str, float]:
-    """The numbers in the stats of parts of a block, for all of it: sums, but the extremes of peaks and of times."""
+    """The numbers in the stats of parts of a block, for all of it: sums, but extremes of peaks, budgets and times."""
     made: dict[str, float] = {}
     for stats in parts:
         for name, value in stats.items():
             if not isinstance(value, str):
-                combine = {"first_s": min, "last_s": max}.get(name, max if name.startswith("peak_") else add)
+                extreme = max if name.startswith("peak_") else add
+                combine = {"first_s": min, "last_s": max, "budget": max}.get(name, extreme)
                 made[name] = combine(made[name], value) if name in made else value
     return made
 

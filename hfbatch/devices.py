@@ -23,6 +23,11 @@ def device_for(gpu: bool | None) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() and gpu is not False else "cpu")
 
 
+def name_of(device: torch.device) -> str:
+    """What speed depends on: the GPU's name, or the CPU's threads."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether it was memory that a step had too little of."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _SAID)

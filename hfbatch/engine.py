@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -19,13 +19,13 @@ import torch
 
 from hfbatch import columns as col
 from hfbatch.batch import cut, halve, padded_tokens
-from hfbatch.devices import device_for, is_out_of_memory, stopwatch
+from hfbatch.devices import device_for, is_out_of_memory, name_of, peaks, stopwatch
 from hfbatch.errors import RowError
 from hfbatch.layout import PaddedBatch
 from hfbatch.loading import load_model
 from hfbatch.packer import Packer
 from hfbatch.precision import in_float32, is_float32
-from hfbatch.prepacked import prepack
+from hfbatch.prepacked import pays, prepack
 from hfbatch.results import Results, to_numpy
 from hfbatch.sequences import Array, Column, Sequences
 from hfbatch.tally import DeviceLost, Meter, Report, Stopped
@@ -78,7 +78,8 @@ class Engine:
         model = load_model(self.job, self.task, self.device)
         self.task.loaded(model)
         self.packer = Packer(model, self.task, self.machine)
-        self.prepacked = self.device.type == "cpu" and self.packer.open and prepack(model, self.task.batch_tokens[0])
+        on_cpu = self.device.type == "cpu" and self.packer.open and pays()
+        self.prepacked = on_cpu and prepack(model, self.task.batch_tokens[0])
         self.model = torch.compile(model, dynamic=True) if self.machine.compile else model
 
     def _tuner(self) -> TokenBudget:
@@ -96,6 +97,16 @@ class Engine:
     def layout(self) -> str:
         """How batches and weights lie, for the report."""
         return self.packer.layout + (", prepacked weights" if self.prepacked else "")
+
+    def recall(self, budgets: Mapping[str, int]) -> None:
+        """Take the budget that another run found on such a device, if it did and none is given."""
+        if not self.tuner.settled and (known := budgets.get(name_of(self.device))):
+            self.tuner.settle(known)
+
+    def about(self) -> dict[str, float | str]:
+        """How it works, for the report and for other runs."""
+        found = {} if not self.tuner.settled else {"settled": name_of(self.device)}
+        return {"layout": self.layout, "budget": float(self.budget), **found, **peaks(self.device)}
 
     @property
     def budget(self) -> int:

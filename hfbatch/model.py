@@ -16,7 +16,6 @@ import pyarrow as pa
 import torch
 
 from hfbatch import columns as col
-from hfbatch.devices import peaks
 from hfbatch.engine import Engine, Work
 from hfbatch.errors import RowError
 from hfbatch.faults import point
@@ -117,9 +116,7 @@ class Predict:
             load_s=self.load_s,
             first_s=started,
             last_s=time.time(),
-            layout=self.engine.layout,
-            budget=float(self.engine.budget),
-            **peaks(self.engine.device),
+            **self.engine.about(),
         )
         self.load_s = 0.0
         task = self.task

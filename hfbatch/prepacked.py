@@ -1,21 +1,17 @@
-"""Linear layers whose weights lie as oneDNN wants them, where that is faster on the CPU at hand.
+"""Linear layers whose weights lie as oneDNN wants them, on CPUs where that is faster.
 
-With AVX-512 the plain way spends a tenth of its time on laying weights out again at every call; with AVX2 alone, MKL's
-plain way is the faster one. So it is timed, at the model's own shapes, before anything is changed.
+With AVX-512 the plain way lays weights out again at every call, which takes a tenth of the time; with AVX2 alone MKL's
+plain way is the faster one, by about as much (benchmarks/RESULTS.md). To time it at each start would be to trust a
+few milliseconds of a machine that may be busy.
 """
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.nn import Linear
 
-WORTH, TRIES = 1.05, 5  # how much faster it has to be, and how often it is timed
 _ops: Any = torch.ops.mkldnn
 
 
@@ -32,39 +28,19 @@ class PrepackedLinear(Linear):
         return made
 
 
+def pays() -> bool:
+    """Whether this CPU is one where it is faster."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
 def prepack(model: Any, tokens: int) -> bool:
-    """Change the Linear layers of `model`, if that pays for batches of `tokens`. Returns whether it does."""
+    """Change the Linear layers of `model`, which sees batches of about `tokens`; returns whether there were any."""
     layers = [module for module in model.modules() if type(module) is Linear]
-    if not layers:
+    try:
+        packed = [_ops._reorder_linear_weight(layer.weight.detach(), tokens) for layer in layers]
+    except (RuntimeError, AttributeError):  # no kernel for its dtype, or no oneDNN
         return False
-    shapes = Counter(tuple(layer.weight.shape) for layer in layers)
-    likeliest = max(shapes, key=lambda shape: shapes[shape] * shape[0] * shape[1])
-    if not pays(next(layer for layer in layers if tuple(layer.weight.shape) == likeliest), tokens):
-        return False
-    for layer in layers:
-        layer.packed = _ops._reorder_linear_weight(layer.weight.detach(), tokens)
+    for layer, weight in zip(layers, packed, strict=True):
+        layer.packed = weight
         layer.__class__ = PrepackedLinear
-    return True
-
-
-def pays(layer: Linear, tokens: int) -> bool:
-    """Whether `layer` is faster so, by the best of a few tries in turns; a CPU may have no kernel for its dtype."""
-    rows = torch.randn(1, tokens, layer.in_features, dtype=layer.weight.dtype)
-    with torch.inference_mode():
-        try:
-            packed = _ops._reorder_linear_weight(layer.weight.detach(), tokens)
-        except (RuntimeError, AttributeError):  # AttributeError: a torch built without oneDNN
-            return False
-        ways = [
-            lambda: F.linear(rows, layer.weight, layer.bias),
-            lambda: _ops._linear_pointwise(rows, packed, layer.bias, "none", [], ""),
-        ]
-        times = [[_seconds(way) for way in ways] for _ in range(TRIES)]
-    plain, ours = (min(each) for each in zip(*times, strict=True))
-    return bool(plain > WORTH * ours)
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    return bool(layers)

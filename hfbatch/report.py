@@ -67,7 +67,7 @@ class RunReport(BaseModel):
     padded_tokens: int  # the same with padding
     padding_share: float  # of padded_tokens
     batches: int
-    layout: str = "padded"  # packed: the layers saw no padding; padded, and why
+    layout: str = ""  # packed: the layers saw no padding; padded, and why
     batch_tokens: int = 0  # what a batch held at most, by the end
     rows_per_s: float  # between the first and the last batch
     tokens_per_s: float
@@ -116,7 +116,7 @@ def make_report(
         padded_tokens=padded,
         padding_share=round(1 - tokens / padded, 4) if padded else 0.0,
         batches=int(_sum(mine, "batches")),
-        layout=", ".join(sorted({str(receipt.stats.get("layout", "padded")) for receipt in mine})) or "padded",
+        layout=" / ".join(sorted({str(receipt.stats["layout"]) for receipt in mine if "layout" in receipt.stats})),
         batch_tokens=int(_max(mine, "budget")),
         rows_per_s=round(rows_new / active, 1) if mine else 0.0,
         tokens_per_s=round(tokens / active, 1) if mine else 0.0,

@@ -199,7 +199,7 @@ class Machine(Spec):
     ] = "auto"
     max_batch_tokens: Annotated[
         Literal["auto"] | PositiveInt,
-        Field(description="tokens of a batch, those of padding counted; auto: measured, from 2,048 on CPU and 16,384 on a GPU"),
+        Field(description="tokens of a batch, padding counted; auto: measured, from 2,048 on CPU, 16,384 on a GPU"),
     ] = "auto"
     max_batch_rows: Annotated[PositiveInt, Field(description="sequences of a batch at most")] = 1024
     packing: Annotated[

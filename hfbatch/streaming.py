@@ -71,4 +71,5 @@ def joined(table: pa.Table, parts: Sequence[pa.Table]) -> pa.Table:
     tickets = [col.ticket_of(part) for part in parts]
     stats = col.total([ticket.stats for ticket in tickets])
     whole = pa.concat_tables(parts, promote_options="default").combine_chunks()  # a window of errors has fewer columns
-    return col.ticket_of(table).plus(**stats, actor=tickets[-1].stats["actor"]).on(whole)
+    about = {name: value for name, value in tickets[-1].stats.items() if isinstance(value, str)}
+    return col.ticket_of(table).plus(**stats, **about).on(whole)

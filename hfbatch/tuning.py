@@ -14,7 +14,7 @@ from statistics import median
 ROUNDS = 4  # of batches at each size, before one is chosen
 WARM = 3  # batches at the beginning that say nothing: libraries set themselves up
 FULL = 0.75  # of a size: the least a batch has to hold to count for it
-WORTH = 0.03  # faster by that, or the default stays
+WORTH = 0.05  # faster by that, or the default stays
 CALM = 64  # batches without running out, before the budget grows
 GROWTH = 1.25
 

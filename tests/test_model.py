@@ -106,7 +106,9 @@ def test_out_of_memory_halves_by_tokens_and_the_lower_budget_is_remembered(make_
     assert predict.engine.model.tried == [(64, 5), (32, 5), (16, 5), (16, 5), (16, 5), (16, 5)]
     assert predict.engine.budget == 80
     predict.predict(sequences_of(predict))
-    assert max(math.prod(shape) for shape in predict.engine.model.tried[6:]) <= 84, "the next block begins with what fits"
+    assert max(math.prod(shape) for shape in predict.engine.model.tried[6:]) <= 84, (
+        "the next block begins with what fits"
+    )
 
 
 def test_the_memory_of_a_failed_batch_is_free_before_its_halves_are_tried(make_plan):
@@ -563,3 +565,19 @@ def test_the_machine_says_how_large_a_batch_is_and_auto_fits_the_device(make_pla
     predict = Predict(plan.job, plan.machine, 1)
     assert predict.engine.budget == predict.task.batch_tokens[0] or predict.engine.device.type == "cuda"
     assert torch.get_num_threads() == 1
+
+
+def test_a_budget_that_another_run_found_on_such_a_device_is_taken_and_one_that_is_given_stays(make_plan):
+    plan, given = make_plan(), make_plan(max_batch_tokens=77)
+    predict, fixed = (Predict(each.job, each.machine, 1, gpu=False) for each in (plan, given))
+    assert "settled" not in predict.engine.about(), "nothing is known yet"
+    device = str(fixed.engine.about()["settled"])
+    for each in (predict, fixed):
+        each.engine.recall({device: 4096, "another GPU": 9})
+    assert (predict.engine.budget, fixed.engine.budget) == (4096, 77)
+    assert predict.engine.about() | {"peak_rss": 0} == {
+        "layout": "padded",
+        "budget": 4096.0,
+        "settled": device,
+        "peak_rss": 0,
+    }
