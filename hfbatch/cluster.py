@@ -1,4 +1,4 @@
-"""Ray, started so that nothing surprises: a Ray of its own on loopback, or the cluster that the machine file names.
+"""The pool of actors that a run gets from Ray, with Ray Data set up so that nothing surprises.
 
 Also the two things that every stage of the pipeline needs from Ray: a Tally that all workers report to, and a Guard
 around each step that tells the tally what failed and stops when the driver says so.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import sys
 import time
 import traceback
 import warnings
@@ -21,20 +20,17 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data._internal.execution import streaming_executor_state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hfbatch.access import redact
 from hfbatch.errors import HfbatchError, InputChanged, StorageError, SystemicError
 from hfbatch.spec import ActorRange, Machine
+from hfbatch.startup import ray_for
 from hfbatch.tally import DeviceLost, Failure, Meter, Report, Stopped, Tally
 
-_LOCAL_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # the C++ core writes to stderr past Python's logging
-    "RAY_worker_niceness": "0",  # at Ray's 15 the model would load behind everything else
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # for Ray's own processes; see _loopback_only
-}
 REPORT_S = 0.5  # how often a worker tells the tally
+PAUSE_S = 0.5  # of Ray Data's loop while no task ends; at its own 0.1 it takes 4 % of a CPU from the model
 
 
 @dataclass(frozen=True)
@@ -51,60 +47,8 @@ class Pool:
 @contextmanager
 def connected(machine: Machine) -> Iterator[Pool]:
     """Ray is up inside; one that this started goes down after. A Ray already running in this process is used."""
-    ours = not ray.is_initialized()
-    if ours:
-        _start(machine)
-    try:
-        with _data_context():
-            yield _pool(machine)
-    finally:
-        if ours:
-            ray.shutdown()
-
-
-def _start(machine: Machine) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of blocks nobody waits for: the tally has them
-    try:
-        if machine.address is not None:
-            ray.init(address=machine.address, **quiet)
-            return
-        os.environ.update({name: value for name, value in _LOCAL_ENVIRONMENT.items() if name not in os.environ})
-        cores = max(2, os.cpu_count() or 1)  # with one, the actor would take it and nothing could read
-        with _stderr_shut(), _loopback_only():
-            ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        if machine.address is None:
-            raise SystemicError(f"cannot start a local Ray: {error}") from error
-        hint = "is it up, and if it asks for a token, is RAY_AUTH_MODE=token set here too?"
-        raise SystemicError(f"machine.address {machine.address!r}: cannot reach Ray: {error}; {hint}") from error
-
-
-@contextmanager
-def _loopback_only() -> Iterator[None]:
-    """Every port of Ray on 127.0.0.1. Asked for that address Ray 2.60 takes the outward one; this is its own switch."""
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextmanager
-def _stderr_shut() -> Iterator[None]:
-    """Ray's C++ core announces its log level on file descriptor 2; failures to start are exceptions anyway."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    with ray_for(machine), _data_context():
+        yield _pool(machine)
 
 
 def _pool(machine: Machine) -> Pool:
@@ -150,6 +94,8 @@ def _data_context() -> Iterator[None]:
     before, level = {name: getattr(context, name) for name in wanted}, logger.level
     for name, value in wanted.items():
         setattr(context, name, value)
+    pause = streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S
+    streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = PAUSE_S
     logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
@@ -157,6 +103,7 @@ def _data_context() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
             yield
     finally:
+        streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = pause
         logger.setLevel(level)
         for name, value in before.items():
             setattr(context, name, value)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -68,6 +68,7 @@ class Engine:
         self.announce: Callable[[Array], None] | None = None  # called before every forward, with the rows in it
         self.first = 0  # row of the block that the rows at hand begin with
         self.meter, self.report = Meter(), report
+        self._finished = 0  # sequences of a forward that is under way
         self._last_s = 0.0  # seconds of the last batch
         self.model: Any = None
         self.load()
@@ -96,7 +97,7 @@ class Engine:
     @property
     def layout(self) -> str:
         """How batches and weights lie, for the report."""
-        return self.packer.layout + (", prepacked weights" if self.prepacked else "")
+        return (self.task.way() or self.packer.layout) + (", prepacked weights" if self.prepacked else "")
 
     def recall(self, budgets: Mapping[str, int]) -> None:
         """Take the budget that another run found on such a device, if it did and none is given."""
@@ -154,6 +155,7 @@ class Engine:
     def _arrive(self, work: Work, batch: Array, flight: Flight | RowError) -> None:
         """The results of a batch; where there are none those of its halves, and so on."""
         outputs = flight if isinstance(flight, RowError) else self._attempt(lambda: self._land(flight))
+        self._finished = 0
         if not isinstance(outputs, RowError):
             work.results.keep(batch, outputs)
             return self._count(batch, work.lengths)
@@ -230,7 +232,7 @@ class Engine:
         model = self.model if model is None else model
         queued = stopwatch(self.device)
         dtype = getattr(model, "dtype", None)
-        laid = PaddedBatch(batch, self.task, self.device, dtype, self.budget, self._alive)
+        laid = PaddedBatch(batch, self.task, self.device, dtype, (self.budget, self.max_rows), self._alive)
         with torch.inference_mode(), self.packer.around(laid):
             outputs = self.task.forward(model, laid)
         return Flight(batch, outputs, queued())
@@ -245,18 +247,20 @@ class Engine:
                 raise AssertionError(f"{self.task.name} gave {len(column)} of {name} for {len(flight.batch)} sequences")
         return columns
 
-    def _alive(self) -> None:
+    def _alive(self, finished: int) -> None:
         """Within a long forward."""
         self.renew()
+        self._finished += finished
         self.tell()
 
     def tell(self) -> None:
         """Report how far it is. Stopped, where the run is to end."""
         if self.report is not None:
-            self.report(self.meter)
+            self.report(replace(self.meter, sequences=self.meter.sequences + self._finished))
 
     def _cost(self, batch: Array, lengths: Array) -> int:
-        return int(lengths[batch].sum()) if self.packer.on else padded_tokens(batch, lengths)
+        real = self.packer.on or self.task.schedules
+        return int(lengths[batch].sum()) if real else padded_tokens(batch, lengths)
 
     def _count(self, batch: Array, lengths: Array) -> None:
         cost = self._cost(batch, lengths)

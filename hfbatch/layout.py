@@ -25,16 +25,16 @@ class PaddedBatch:
         task: Task,
         device: torch.device,
         dtype: torch.dtype | None = None,
-        budget: int = 0,
-        alive: Callable[[], None] = lambda: None,
+        room: tuple[int, int] = (0, 1),
+        alive: Callable[[int], None] = lambda finished: None,
     ) -> None:
         """`dtype`: what floating inputs become, as the model's weights are; None: they stay as they are."""
-        self.sequences, self.device, self.budget, self.alive = sequences, device, budget, alive
+        self.sequences, self.device, self.room, self.alive = sequences, device, room, alive
         self._task, self._dtype, self._left = task, dtype, task.padding_side == "left"
 
     def part(self, index: Array) -> PaddedBatch:
         """The sequences of `index` as a batch of their own."""
-        return PaddedBatch(self.sequences.take(index), self._task, self.device, self._dtype, self.budget, self.alive)
+        return PaddedBatch(self.sequences.take(index), self._task, self.device, self._dtype, self.room, self.alive)
 
     @cached_property
     def real(self) -> Array:

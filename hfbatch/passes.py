@@ -10,7 +10,7 @@ import os
 import pickle
 import socket
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,12 @@ from hfbatch.ledger import Ledger
 from hfbatch.planner import Plan
 from hfbatch.postprocess import Postprocess
 from hfbatch.preprocess import Preprocess
-from hfbatch.records import Agreed
+from hfbatch.records import Agreed, Receipt
 from hfbatch.report import Progress
 from hfbatch.shards import Shard
 from hfbatch.sink import Commit
 from hfbatch.spec import Machine
+from hfbatch.startup import uncollected
 from hfbatch.stopping import Stopping, interruptible
 from hfbatch.tally import DeviceLost, Failure, Snapshot
 from hfbatch.watch import Watch
@@ -41,6 +42,7 @@ from hfbatch.watch import Watch
 WAVE = 2000  # shards that Ray Data is given at once: it keeps about 40 KiB of each in the driver until all are done
 PASSES = 3  # over shards that were lost to a dying worker; one that no pass commits is Incomplete
 RETRIES = 2  # of a block whose process died, in one pass; Ray Data's default, for tasks and actors, is for ever
+FEW = 8  # shards for each actor: of so few an actor gets the next one when it is free, about 0.1 s later
 READ_CPUS, FINISH_CPUS = 0.5, 0.4  # unlike each other and the actors', so that Ray does not fuse the stages
 
 
@@ -50,11 +52,11 @@ def run_passes(
     """Run what is not committed, until all is or a pass brings nothing new. Returns what the workers told."""
     ledger = Ledger(lease.store)
     done = ledger.receipts(plan.job.generation, plan.done)
-    # Twice: ray.init, inside `connected`, sets signal handlers of its own.
+    # Twice: ray.init, inside `connected`, sets signal handlers of its own where it is called in this thread.
     with connected(plan.machine) as pool, interruptible(stopping):
         tally = start_tally()
         proven = any(receipt.rows > receipt.failed for receipt in done)
-        run = Run(plan.job, plan.machine, lease.run_id, ruling.number, proven)
+        run = Run(plan.job, plan.machine, lease.run_id, ruling.number, proven, budgets_of(done))
         with Watch(tally, plan, done, lease, stopping, show) as watching, stopping.waiting():
             todo: Sequence[Shard] = plan.todo
             for _ in range(PASSES):
@@ -78,6 +80,12 @@ class Run:
     id: str
     plan: int  # number of the agreed plan
     proven: bool  # results committed before this run show that the code works
+    budgets: Mapping[str, int]  # device -> tokens of a batch, as earlier runs of this generation found
+
+
+def budgets_of(receipts: Iterable[Receipt]) -> dict[str, int]:
+    """Device -> tokens of a batch that were found to be best there."""
+    return {str(each.stats["settled"]): int(each.stats["budget"]) for each in receipts if "settled" in each.stats}
 
 
 def _run_wave(run: Run, rows: ray.data.Dataset, pool: Pool, tally: Any) -> None:
@@ -122,10 +130,11 @@ def _stages(run: Run, pool: Pool, tally: Any) -> Callable[[ray.data.Dataset], ra
             return self.guard(block)
 
     def connect(rows: ray.data.Dataset) -> ray.data.Dataset:
+        actor = _actor_options(pool, shards=rows.count())
         rows = _map_blocks(rows, read, num_cpus=READ_CPUS, max_retries=RETRIES)
         if not _preprocess_in_actor(job, pool):
             rows = _map_blocks(rows, preprocess, num_cpus=READ_CPUS, max_retries=RETRIES)
-        rows = _map_blocks(rows, Actor, **_actor_options(pool))
+        rows = _map_blocks(rows, Actor, **actor)
         return _map_blocks(rows, finish, num_cpus=FINISH_CPUS, max_retries=RETRIES)
 
     return connect
@@ -133,6 +142,11 @@ def _stages(run: Run, pool: Pool, tally: Any) -> Callable[[ray.data.Dataset], ra
 
 def _model_step(run: Run, pool: Pool, tally: Any) -> Callable[[pa.Table], pa.Table]:
     """What an actor does with a block; over a shard that a process died of, the model works in a child process."""
+    with uncollected():
+        return _load_step(run, pool, tally)
+
+
+def _load_step(run: Run, pool: Pool, tally: Any) -> Callable[[pa.Table], pa.Table]:
     from hfbatch.isolation import Isolated  # torch, which only this process needs
     from hfbatch.model import Predict
 
@@ -140,6 +154,7 @@ def _model_step(run: Run, pool: Pool, tally: Any) -> Callable[[pa.Table], pa.Tab
     report = throttled(tally, f"{socket.gethostname()}:{os.getpid()}")
     preprocess = Preprocess(job) if _preprocess_in_actor(job, pool) else None
     predict = Predict(job, run.machine, pool.threads, preprocess, report, gpu=pool.gpus > 0)
+    predict.engine.recall(run.budgets)
     predict.unproven = not (run.proven or ray.get(tally.works.remote()))
     isolated, postprocess = Isolated(predict), Postprocess(job, run.id) if in_actor else None
 
@@ -168,9 +183,13 @@ def _preprocess_in_actor(job: Job, pool: Pool) -> bool:
     return pool.cpu_steps_in_actor or tasks.find(job.task).streams
 
 
-def _actor_options(pool: Pool) -> dict[str, Any]:
+def _actor_options(pool: Pool, shards: int) -> dict[str, Any]:
+    """Where shards are few for several actors, none waits in line at one of them while another has nothing to do."""
+    in_flight = 1 if pool.size.max > 1 and shards <= FEW * pool.size.max else 2
     options: dict[str, Any] = {
-        "compute": ray.data.ActorPoolStrategy(min_size=pool.size.min, max_size=pool.size.max),
+        "compute": ray.data.ActorPoolStrategy(
+            min_size=pool.size.min, max_size=pool.size.max, max_tasks_in_flight_per_actor=in_flight
+        ),
         "num_cpus": pool.cpus,
         "max_restarts": -1,
         "max_task_retries": RETRIES,

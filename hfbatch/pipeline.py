@@ -30,6 +30,7 @@ from hfbatch.lease import Lease
 from hfbatch.ledger import Ledger
 from hfbatch.planner import Plan, check_no_conflict
 from hfbatch.records import Agreed, Receipt
+from hfbatch.remembered import note
 from hfbatch.report import Progress, RunReport, make_report, versions
 from hfbatch.stopping import Stopping, interruptible
 from hfbatch.store import open_store
@@ -88,7 +89,7 @@ def _begin(plan: Plan, ledger: Ledger, run_id: str) -> Agreed:
     details = {"generation": plan.job.generation, "rows": plan.rows, "shards": len(plan.shards), "versions": versions()}
     # without `vars`, whose values stand where they are used: they may hold what a URL is signed with
     spec = redact_all(plan.spec.model_dump(mode="json", exclude={"vars"}))
-    written = {"spec": spec, "model_commit": plan.job.model.commit}
+    written = {"spec": spec, "model_commit": plan.job.model.commit, "bound": note(plan.question, plan.job)}
     ledger.begin(run_id, plan.job.generation, plan.job.identity, {**about, **details, **written})
     ruling = ledger.agree(plan.job.generation, plan.shards, plan.agreed)
     ledger.reopen()

@@ -6,7 +6,7 @@ listed with their fingerprints, the output schema is fixed, shards are cut, and 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +22,7 @@ from hfbatch.job import Job, canonical
 from hfbatch.ledger import Ledger
 from hfbatch.limit import source_files
 from hfbatch.records import Agreed
+from hfbatch.remembered import question, recall
 from hfbatch.shards import Basis, Limits, Shard, SourceFile, cut, limits_for
 from hfbatch.spec import JobSpec, Loc, Machine
 from hfbatch.store import open_store
@@ -42,6 +43,7 @@ class Plan:
     complete: bool  # _SUCCESS stands and speaks of these shards
     new_generation: bool = False
     conflict: str | None = None  # why `run` would refuse, if it would
+    question: str = ""  # what the job answers; see remembered.py
 
     @property
     def todo(self) -> tuple[Shard, ...]:
@@ -62,24 +64,43 @@ def make_plan(
     trust_remote_code: bool = False,
     retry: Collection[str] = (),
     redo: Collection[str] = (),
+    begin: Callable[[], None] | None = None,
 ) -> Plan:
     """Decide everything. Raises SpecError with every problem found, pointing at the key in the job file.
 
     `retry`, `redo`: committed shards whose failed rows, or all of whose rows, are to be inferred again. Reads footers,
-    the model's config and tokenizer, and the state of the output; writes nothing.
+    the model's config and tokenizer, and the state of the output; writes nothing. `begin` is called once what is
+    quickly checked holds and there seems to be something to run: what is to start beside the rest can start then.
     """
     check_trust(spec, trust_remote_code)
     model = _resolve_model(spec)
     files, schema = _inspect_files(spec)
+    asked = question(spec, model, schema)
+    if not (new_generation or retry or redo) and (known := recall(asked, spec, model)):
+        plan = _cut(Plan(spec, machine, known[0], {}, (), frozenset(), None, False), known[1], files, schema)
+        if plan.complete:
+            return plan
+    if begin is not None:
+        begin()
     job = bind(spec, model, schema)
-    sources = source_files(files, spec.input.limit, spec.input.where, schema)
-    task = job.make_task()
-    limits = limits_for(
-        sum(source.rows for source in sources), machine.shard_rows, machine.shard_bytes, task.max_bytes_per_row()
-    )
-    refs = {file.file.path: FileRef.of(file, job.input_schema) for file in files}
-    plan = Plan(spec, machine, job, refs, (), frozenset(), None, False, new_generation)
-    return with_state(plan, sources, limits, retry, redo)
+    plan = Plan(spec, machine, job, {}, (), frozenset(), None, False, new_generation, question=asked)
+    return _cut(plan, job.make_task().max_bytes_per_row(), files, schema, retry, redo)
+
+
+def _cut(
+    plan: Plan,
+    row_bytes: int,
+    files: list[Inspected],
+    schema: pa.Schema,
+    retry: Collection[str] = (),
+    redo: Collection[str] = (),
+) -> Plan:
+    """The plan with its files, shards and state."""
+    machine, taken = plan.machine, plan.spec.input
+    sources = source_files(files, taken.limit, taken.where, schema)
+    limits = limits_for(sum(source.rows for source in sources), machine.shard_rows, machine.shard_bytes, row_bytes)
+    refs = {file.file.path: FileRef.of(file, plan.job.input_schema) for file in files}
+    return with_state(replace(plan, files=refs), sources, limits, retry, redo)
 
 
 def with_state(

@@ -9,6 +9,8 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the fake Hub of test_hub.py turns it off for itself
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tiny models more threads only wait for each other
+os.environ.setdefault("RAY_worker_niceness", "0")  # also where a test starts Ray: hfbatch's own does so
+os.environ.setdefault("RAY_num_workers_soft_limit", "8")  # a second run in one Ray finds the processes of the first
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,8 +19,8 @@ import pytest
 from tests import models
 
 STARTS_RAY = frozenset(
-    "test_api test_cli test_cluster test_interrupt test_kill test_passes test_pipeline test_readers test_watch "
-    "test_worker_deaths".split()
+    "test_api test_cli test_cluster test_interrupt test_kill test_passes test_pipeline test_readers test_spread "
+    "test_watch test_worker_deaths".split()
 )
 
 

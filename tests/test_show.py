@@ -216,7 +216,8 @@ def report(**changes):
         "rows_new": 4000, "rows_failed": 3,
         "errors": {"too_long": 2, "null_input": 1}, "shards": 6, "shards_new": 4, "tokens": 9000,
         "padded_tokens": 10000,
-        "padding_share": 0.1, "batches": 1, "layout": "packed", "batch_tokens": 2048, "rows_per_s": 129.04, "tokens_per_s": 4353.2, "forward_share": 0.9892,
+        "padding_share": 0.1, "batches": 1, "layout": "packed", "batch_tokens": 2048,
+        "rows_per_s": 129.04, "tokens_per_s": 4353.2, "forward_share": 0.9892,
         "actors": 1, "seconds": Seconds(start=13.7, model_load=3.6, forward=46.0, total=61.9),
         "peak_memory_bytes": 1024**3, "peak_gpu_bytes": 0, "bytes_written": 2048, "versions": {},
     }  # fmt: skip

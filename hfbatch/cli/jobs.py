@@ -45,14 +45,19 @@ def run(
     """Run a job, or what is left of it."""
     from hfbatch.cli import head as rows
     from hfbatch.planner import make_plan
+    from hfbatch.startup import early_start, uncollected
     from hfbatch.turn import run_in_turn
 
     spec, machine = read_files(job, on, var, set_)
 
     def make() -> Plan:
-        return make_plan(spec, machine, new_generation=new_generation, trust_remote_code=trust_remote_code)
+        with uncollected():
+            return make_plan(
+                spec, machine, new_generation=new_generation, trust_remote_code=trust_remote_code, begin=begin
+            )
 
-    plan, report = run_in_turn(make, watched_run, ending.say if wait else None)
+    with early_start(machine) as begin:
+        plan, report = run_in_turn(make, watched_run, ending.say if wait else None)
     first = rows.read_head(plan, head) if head else None
     if json_:
         out_json(report.model_dump() | ({} if first is None else {"head": rows.as_data(first)}))

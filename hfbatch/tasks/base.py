@@ -57,14 +57,17 @@ class Batch(Protocol):
 
     sequences: Sequences  # the same sequences on the host, with all that preprocess made of them
     device: Any  # torch.device
-    budget: int  # tokens, padding and what is to be generated counted, that a task may have in the model at once
+    room: tuple[int, int]  # tokens, with padding and what is to be generated, and rows that may be in the model at once
 
     def part(self, index: Array) -> Batch:
         """The sequences of `index`, in that order, as a batch of their own; laid out when it is asked for inputs."""
         ...
 
-    def alive(self) -> None:
-        """To be called between the steps of a forward that takes long: it is no hang; and may raise to end the run."""
+    def alive(self, finished: int) -> None:
+        """To be called between the steps of a forward that takes long: it is no hang. May raise to end the run.
+
+        `finished`: sequences that have come to their end since the last call.
+        """
         ...
 
     @property
@@ -118,7 +121,7 @@ class Task(ABC):
     padding_side: ClassVar[Literal["left", "right"]] = "right"
     batch_tokens: ClassVar[tuple[int, int]] = (2048, 16384)  # max_batch_tokens: auto, on CPU and on a GPU
     packs: ClassVar[bool] = True  # the layers may see its batches without padding, see packing.py
-    schedules: ClassVar[bool] = False  # forward is given all sequences of a block and cuts the batches itself
+    schedules: bool = False  # forward is given all sequences of a block and cuts the batches itself
     streams: ClassVar[bool] = False  # inputs are large (images, sound): made a few rows at a time, beside the model
     keyed: ClassVar[bool] = False  # rows come with a column KEY
     unused_weights: tuple[str, ...] = ()  # weights the checkpoint may lack, as the task never uses them
@@ -165,6 +168,10 @@ class Task(ABC):
     def auto_class(cls, config: Any) -> str:
         """The transformers Auto class for a checkpoint with `config`."""
         return cls.auto_model
+
+    def way(self) -> str:
+        """How forward computes, where there is something to say about it, for the report; after `loaded`."""
+        return ""
 
     def loaded(self, model: Any) -> None:  # noqa: B027  # most tasks have nothing to do here
         """Called once with the loaded model, on its device, before the first forward."""

@@ -1,33 +1,34 @@
 """Text from a model: the parameters, the search, and what came of it. What all tasks that generate share.
 
 `Generator` settles at plan time what is asked for, from the params, the checkpoint's generation_config and the
-defaults of transformers' pipeline; on the device it runs the search, afterwards it makes texts of tokens. A result
-depends on the row alone: batches are padded where the model does not look, and noise is keyed (sampling.py).
+defaults of transformers' pipeline; on the device the search runs, by continuous batching where model and settings allow
+it (decoding.py), else by model.generate (padded.py); afterwards texts are made of tokens. A result depends on the row
+alone: batches are padded where the model does not look, and noise is keyed (sampling.py).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hfbatch.sequences import Array, Ragged, Sequences
-from hfbatch.tasks.base import Flat, Outputs, Params
-from hfbatch.tasks.sampling import Scores, drawn, penalised, streams, unrepeated
+from hfbatch.tasks.base import Outputs, Params
+from hfbatch.tasks.decoding import way_of
+from hfbatch.tasks.padded import Padded, search
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hfbatch.checkpoint import Checkpoint
+    from hfbatch.tasks.choosing import Row
 else:
     Tensor: TypeAlias = Any
 
 _LENGTHS = (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length"))
-_BEAMS = ("early_stopping", "length_penalty")
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 # Of a checkpoint's settings: nobody may end a text by the clock, and what else is returned is ours to say.
 _DROPPED = ("transformers_version", "max_time", "stop_strings", "return_dict_in_generate", "output_scores")
 
@@ -111,6 +112,7 @@ class Generator:
         if self.settings.get("pad_token_id") is None:
             pad = getattr(self.tokenizer, "pad_token_id", None)
             self.settings["pad_token_id"] = pad if pad is not None else next(iter(self.ends), 0)
+        self.way = ""  # how it is done, once `settle` has seen the model
         self._refuse_contradictions()
 
     def _settle(self, config: Any, below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,86 +180,30 @@ class Generator:
         prompt: int = 1,
         room: Array | None = None,
     ) -> Outputs:
-        """What `completions` reads, for a batch of sequences.
+        """What `completions` reads, for a padded batch of sequences; see padded.search."""
+        return search(self, model, inputs, Padded(keys, prompt, room))
 
-        `inputs`: what model.generate takes, left-padded for a decoder. `keys`: (sequences,) uint64, needed to sample.
-        `prompt`: the columns before what is generated: all of a decoder's input_ids, 1 for an encoder-decoder.
-        `room`: (sequences,) the most tokens that each may generate, which overrides max_new_tokens and max_length.
-        """
-        import torch
-        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+    def settle(self, model: Any) -> bool:
+        """Whether rows can join and leave while `model` generates; `way` says how it is done, and why."""
+        reason = way_of(self, model)
+        self.way = "continuous batching" if reason is None else f"model.generate, a padded batch at a time: {reason}"
+        return reason is None
 
-        copies, limits = self.texts if self.samples else 1, None
-        inputs = {name: value.repeat_interleave(copies, dim=0) for name, value in inputs.items()}
-        unused = ("do_sample", *_SAMPLING, *(_BEAMS if self.beams == 1 else ()))
-        settings = {name: value for name, value in self.settings.items() if name not in unused}
-        settings["num_return_sequences"] = self.texts // copies
-        processors, mask = self._processors(keys, prompt), inputs.get("attention_mask")
-        if mask is not None and mask.shape[1] == prompt and (size := settings.pop("no_repeat_ngram_size", 0)):
-            processors.insert(0, unrepeated(size, prompt - mask.sum(dim=1)))
-        if room is not None:
-            settings = {name: value for name, value in settings.items() if name not in ("max_length", "min_length")}
-            settings["max_new_tokens"] = int(room.max())
-            limits = torch.from_numpy(room).to(next(iter(inputs.values())).device)
-        config = model.generation_config = GenerationConfig(**settings)  # where models look up what they lack
-        made = model.generate(
-            **inputs,
-            generation_config=config,
-            logits_processor=LogitsProcessorList(processors),
-            stopping_criteria=StoppingCriteriaList(self._criteria(prompt, limits)),
-        )
-        return self._cut(made[:, prompt:], limits)
+    def over(self, rows: Sequence[Row]) -> list[bool]:
+        """Which `rows` their last token ends; those that an end token does are marked."""
+        for row in rows:
+            row.ended = int(row.ids[row.length - 1]) in self.ends
+        if not self.stop:
+            return [row.ended for row in rows]
+        tails = [row.ids[max(row.prompt, row.length - self.reach) : row.length].tolist() for row in rows]
+        texts = self.tokenizer.batch_decode(tails)
+        stopped = [any(stop in text for stop in self.stop) for text in texts]
+        return [row.ended or now for row, now in zip(rows, stopped, strict=True)]
 
-    def _processors(self, keys: Array | None, prompt: int) -> list[Scores]:
-        """What changes logits beside transformers' own processors, which come first."""
-        made: list[Scores] = []
-        if self.params.presence_penalty or self.params.frequency_penalty:
-            made.append(penalised(prompt, self.params.presence_penalty, self.params.frequency_penalty))
-        if self.samples:
-            if keys is None or self.params.seed is None:
-                raise AssertionError("sampling needs the keys of the rows, and a seed")
-            noise = streams(keys, self.params.seed, self.texts)
-            made.append(drawn(prompt, noise, {"top_k": 50, **self.settings}))  # transformers' default
-        return made
-
-    def _criteria(self, prompt: int, limits: Tensor | None) -> list[Callable[..., Tensor]]:
-        """What ends a text beside an end token and the length of the batch."""
-        made: list[Callable[..., Tensor]] = []
-        if limits is not None and bool((limits != limits[0]).any()):
-            own = limits.repeat_interleave(max(self.texts, self.beams))
-            made.append(lambda ids, scores, **_: ids.shape[1] - prompt >= own)
-        if self.stop:
-            made.append(self._stops(prompt))
-        return made
-
-    def _stops(self, prompt: int) -> Callable[..., Tensor]:
-        """Looks at as many last tokens as a stop string may have bytes; `completions` finds the place."""
-        reach = max(len(stop.encode()) for stop in self.stop) + 4
-
-        def stops(ids: Tensor, scores: Any, **_: Any) -> Tensor:
-            tails = self.tokenizer.batch_decode(ids[:, max(prompt, ids.shape[1] - reach) :])
-            found = [any(stop in tail for stop in self.stop) for tail in tails]
-            return ids.new_tensor(found).bool()
-
-        return stops
-
-    def _cut(self, made: Tensor, limits: Tensor | None) -> Outputs:
-        """The tokens (texts, longest) up to where each ends, on the device."""
-        import torch
-
-        longest = made.shape[1]
-        ended = torch.isin(made, torch.tensor(self.ends, device=made.device, dtype=made.dtype))
-        first = torch.where(ended.any(dim=1), ended.int().argmax(dim=1), longest)
-        lengths = (first + 1).clamp(max=longest)
-        if limits is not None:
-            lengths = torch.minimum(lengths, limits.repeat_interleave(self.texts))
-        tokens = made[torch.arange(longest, device=made.device) < lengths[:, None]]
-        counts = lengths.reshape(-1, self.texts)
-        return {
-            "tokens": Flat(tokens.int(), counts.sum(dim=1)),
-            "token_counts": counts.int(),
-            "ended": (first < lengths).reshape(-1, self.texts),
-        }
+    @property
+    def reach(self) -> int:
+        """Last tokens among which a stop string is, if the last of them ended it."""
+        return max(len(stop.encode()) for stop in self.stop) + 4
 
     def completions(self, outputs: Sequences, clean_up: bool | None = None) -> list[list[Completion]]:
         """For each sequence its texts; `clean_up`: see clean_up_tokenization_spaces, None is the tokenizer's own."""

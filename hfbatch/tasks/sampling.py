@@ -33,9 +33,10 @@ def streams(keys: Array, seed: int, texts: int) -> Array:
     return made
 
 
-def uniform(streams: Array, step: int) -> Array:
-    """(texts,) float64 in (0, 1): the number of each stream at `step`."""
-    state = _mixed(streams + np.uint64((step + 1) * _STEP % 2**64))
+def uniform(streams: Array, step: int | Array) -> Array:
+    """(texts,) float64 in (0, 1): the number of each stream at `step`, or at its own of `step` (texts,) uint64."""
+    steps = np.atleast_1d(np.asarray(step, dtype=np.uint64)) + np.uint64(1)
+    state = _mixed(streams + steps * np.uint64(_STEP))
     made: Array = (state >> np.uint64(11)).astype(np.float64) * 2.0**-53 + 2.0**-54
     return made
 
@@ -103,26 +104,33 @@ def unrepeated(size: int, padding: Tensor) -> Scores:
 
 
 def drawn(prompt: int, streams: Array, settings: Mapping[str, Any]) -> Scores:
-    """Leaves one token possible, so that a greedy search takes it; `prompt` columns come before the first step.
-
-    With top_k the rest of the vocabulary is left out from the start: top_p alone would sort all of it at every step.
-    """
-    narrowing, top_k = warpers(settings), 0 if settings.get("top_h") else settings.get("top_k") or 0
+    """Leaves one token possible, so that a greedy search takes it; `prompt` columns come before the first step."""
+    narrowing = warpers(settings)
 
     def draw(ids: Tensor, logits: Tensor) -> Tensor:
         import torch
 
-        scores, place = logits, None
-        if 0 < top_k < logits.shape[1] - _TIES:
-            place = logits.topk(top_k + _TIES, dim=-1, sorted=False).indices.sort(dim=-1).values
-            scores = logits.gather(1, place)
-        for narrow in narrowing:
-            scores = narrow(ids, scores)
-        chances = (scores - scores.amax(dim=-1, keepdim=True)).exp().double().cumsum(dim=-1)
-        noise = torch.from_numpy(uniform(streams, ids.shape[1] - prompt)).to(logits.device)
-        token = torch.searchsorted(chances, noise[:, None] * chances[:, -1:], right=True)
-        token = token.clamp_(max=scores.shape[1] - 1)
-        token = token if place is None else place.gather(1, token)
-        return torch.full_like(logits, -torch.inf).scatter_(1, token, 0.0)
+        token = picked(logits, uniform(streams, ids.shape[1] - prompt), settings, narrowing)
+        return torch.full_like(logits, -torch.inf).scatter_(1, token[:, None], 0.0)
 
     return draw
+
+
+def picked(logits: Tensor, noise: Array, settings: Mapping[str, Any], narrowing: list[Scores]) -> Tensor:
+    """(texts,) int64: the tokens drawn from `logits` (texts, vocabulary) by `noise` (texts,), after `warpers`.
+
+    With top_k the rest of the vocabulary is left out from the start: top_p alone would sort all of it at every step.
+    """
+    import torch
+
+    scores, place, top_k = logits, None, 0 if settings.get("top_h") else settings.get("top_k") or 0
+    if 0 < top_k < logits.shape[1] - _TIES:
+        place = logits.topk(top_k + _TIES, dim=-1, sorted=False).indices.sort(dim=-1).values
+        scores = logits.gather(1, place)
+    for narrow in narrowing:
+        scores = narrow(logits, scores)  # none of them looks at ids
+    chances = (scores - scores.amax(dim=-1, keepdim=True)).exp().double().cumsum(dim=-1)
+    drawn = torch.from_numpy(noise).to(logits.device)[:, None]
+    token = torch.searchsorted(chances, drawn * chances[:, -1:], right=True).clamp_(max=scores.shape[1] - 1)
+    token = token if place is None else place.gather(1, token)
+    return token[:, 0]

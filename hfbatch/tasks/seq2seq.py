@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from hfbatch.kinds import TEXT
 from hfbatch.sequences import Sequences
 from hfbatch.tasks.base import KEY, Batch, Outputs, Task
+from hfbatch.tasks.decoding import complete
 from hfbatch.tasks.generation import GenerationParams, Generator
 from hfbatch.tasks.text import TextParams, model_max_length, tokenise
 
@@ -56,6 +58,7 @@ class Rewriting(Task):
     inputs = ("input_ids",)
     host = (KEY,)
     batch_tokens = (16384, 131072)
+    packs = False
     keyed = True
 
     def __init__(self, params: Seq2SeqParams, checkpoint: Checkpoint, given: pa.Schema | None = None) -> None:
@@ -65,6 +68,14 @@ class Rewriting(Task):
     def make_rewriter(self) -> Rewriter:
         """What does the work."""
         return Rewriter(self.params, self.checkpoint, self.name)
+
+    def loaded(self, model: Any) -> None:
+        """Where rows can leave one by one, forward wants all of them."""
+        self.schedules = self.rewriter.generator.settle(model)
+
+    def way(self) -> str:
+        """Continuous batching, or why not."""
+        return self.rewriter.generator.way
 
     def writes(self) -> pa.Schema:
         """The text, a list where a row has several."""
@@ -76,7 +87,7 @@ class Rewriting(Task):
 
     def forward(self, model: Any, batch: Batch) -> Outputs:
         """Its tokens."""
-        return self.rewriter.forward(model, batch)
+        return self.rewriter.together(model, batch) if self.schedules else self.rewriter.forward(model, batch)
 
     def postprocess(self, outputs: Sequences, rows: pa.Table) -> pa.Table:
         """Tokens as text."""
@@ -127,6 +138,11 @@ class Rewriter:
         """The tokens of every text, see Generator."""
         inputs = {"input_ids": batch.inputs["input_ids"], "attention_mask": batch.mask}
         return self.generator(model, inputs, batch.sequences.dense(KEY))
+
+    def together(self, model: Any, batch: Batch) -> Outputs:
+        """The same for all sequences of a block, which leave the batch one by one."""
+        room = np.full(len(batch.sequences), self._new_tokens, dtype=np.int64)
+        return complete(self.generator, model, batch, room)
 
     def writes(self, name: str) -> pa.Schema:
         """The column `name`, a list where a row has several texts, and `truncated`."""

@@ -35,6 +35,7 @@ from hfbatch.kinds import ANY, MESSAGES, TEXT
 from hfbatch.sequences import Column, Ragged, Sequences
 from hfbatch.tasks.base import KEY, Batch, Outputs, Task
 from hfbatch.tasks.chat import Prompts
+from hfbatch.tasks.decoding import complete
 from hfbatch.tasks.generation import GenerationParams, Generator
 from hfbatch.tasks.template import as_texts, check_template, filled, places
 from hfbatch.tasks.text import model_max_length
@@ -79,7 +80,8 @@ class TextGeneration(Task):
     inputs = ("input_ids",)
     host = (KEY, "room")
     padding_side = "left"
-    batch_tokens = (8192, 65536)
+    batch_tokens = (16384, 65536)
+    packs = False
     keyed = True
     Params = TextGenerationParams
 
@@ -110,6 +112,14 @@ class TextGeneration(Task):
                 raise ValueError(
                     f"params.system: {error.message}: leave it out, and say it in params.prompt"
                 ) from error
+
+    def loaded(self, model: Any) -> None:
+        """Where rows can join and leave, forward wants all of them."""
+        self.schedules = self.generator.settle(model)
+
+    def way(self) -> str:
+        """Continuous batching, or why not."""
+        return self.generator.way
 
     @classmethod
     def reads_for(cls, params: Any, mapped: Mapping[str, str], schema: pa.Schema) -> pa.Schema:
@@ -154,8 +164,10 @@ class TextGeneration(Task):
 
     def forward(self, model: Any, batch: Batch) -> Outputs:
         """The tokens of every text, see Generator."""
-        inputs = {"input_ids": batch.inputs["input_ids"], "attention_mask": batch.mask}
         keys, room = batch.sequences.dense(KEY), batch.sequences.dense("room")
+        if self.schedules:
+            return complete(self.generator, model, batch, room)
+        inputs = {"input_ids": batch.inputs["input_ids"], "attention_mask": batch.mask}
         return self.generator(model, inputs, keys, prompt=inputs["input_ids"].shape[1], room=room)
 
     def postprocess(self, outputs: Sequences, rows: pa.Table) -> pa.Table:
