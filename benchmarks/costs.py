@@ -35,7 +35,10 @@ class Shape:
 
 
 def gemm_rate(shape: Shape, device: str, dtype: str, seconds: float, tokens: int = 2048) -> float:
-    """FLOP/s of torch's linear at the shapes of one layer, for batches of `tokens`: the best of as many as fit."""
+    """FLOP/s of torch's linear at the shapes of one layer, for batches of `tokens`, kept up for `seconds`.
+
+    Not the best of many short tries: what a machine gives for a moment, no route gets for a minute.
+    """
     import torch
 
     sizes = [(shape.hidden, shape.hidden)] * 4 + [
@@ -45,15 +48,17 @@ def gemm_rate(shape: Shape, device: str, dtype: str, seconds: float, tokens: int
     kind = {"device": device, "dtype": getattr(torch, dtype)}
     weights = [torch.randn(out, into, **kind) for into, out in sizes]
     inputs = [torch.randn(tokens, into, **kind) for into, _ in sizes]
-    flops, best, end = sum(2 * tokens * into * out for into, out in sizes), 0.0, time.perf_counter() + seconds
+    flops, made, took = sum(2 * tokens * into * out for into, out in sizes), 0, 0.0
     times = 4 if device == "cpu" else 50
     with torch.inference_mode():
-        while best == 0.0 or time.perf_counter() < end:
-            started = time.perf_counter()
+        for given, weight in zip(inputs, weights, strict=True):
+            torch.nn.functional.linear(given, weight)
+        started = time.perf_counter()
+        while took < seconds:
             for _ in range(times):
                 for given, weight in zip(inputs, weights, strict=True):
                     torch.nn.functional.linear(given, weight)
             if device != "cpu":
                 torch.cuda.synchronize()
-            best = max(best, times * flops / (time.perf_counter() - started))
-    return best
+            made, took = made + times * flops, time.perf_counter() - started
+    return made / took

@@ -154,7 +154,7 @@ def test_a_rerun_after_success_loads_no_model_and_writes_nothing(job, clean, tmp
         return {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
 
     before = files()
-    monkeypatch.setattr("hfbatch.model.load_model", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("hfbatch.engine.load_model", lambda *_: pytest.fail("a model was loaded"))
     assert clean(job).outcome == "nothing_to_do"
     assert files() == before
 

@@ -146,7 +146,7 @@ def test_a_shard_without_rows_stays_one_row_that_the_sink_takes_away(classifier,
     [block] = blocks_of(plan)
     made = Postprocess(plan.job, "run")(predict(block))
     assert (len(made), made["error"].to_pylist()) == (1, [None])
-    assert (predict.meter.rows, predict.meter.errors) == (0, 0), "it is no row, and nothing failed"
+    assert (predict.engine.meter.rows, predict.engine.meter.errors) == (0, 0), "it is no row, and nothing failed"
     rows, _ = whole_shard(made, col.ticket_of(made), plan.job, Ledger(open_store(plan.job.output)))
     assert len(rows) == 0
 

@@ -20,7 +20,7 @@ from hfbatch import hub
 from hfbatch.errors import AccessRefused, SpecError
 from hfbatch.job import Source, load_task
 from hfbatch.load import load_job, load_machine
-from hfbatch.model import load_model
+from hfbatch.loading import load_model
 from hfbatch.planner import Plan, make_plan
 from hfbatch.spec import JobSpec, ModelSpec
 from hfbatch.trust import TrustRefused, check_trust, code_repositories

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import hfbatch
-from hfbatch import turn
+from hfbatch import planner, turn
 from hfbatch.errors import Locked
 from hfbatch.lease import Lease
 from hfbatch.planner import Plan
@@ -49,8 +49,8 @@ def test_with_wait_it_runs_once_the_other_has_ended(busy, as_plan):
 
 def test_it_plans_again_after_the_wait(busy, monkeypatch):
     plans = []
-    real = hfbatch.plan
-    monkeypatch.setattr(hfbatch, "plan", lambda *given, **named: plans.append(real(*given, **named)) or plans[-1])
+    real = planner.make_plan
+    monkeypatch.setattr(planner, "make_plan", lambda *given, **named: plans.append(real(*given, **named)) or plans[-1])
     timer = threading.Timer(0.2, busy.free)
     timer.start()
     hfbatch.run(busy.job, wait=True)

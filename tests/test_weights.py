@@ -18,7 +18,7 @@ from hfbatch import store_errors
 from hfbatch.errors import AccessRefused, StorageError
 from hfbatch.hub import ModelProblem, PinnedModel, fetch, resolve_model
 from hfbatch.load import load_job, load_machine
-from hfbatch.model import load_model
+from hfbatch.loading import load_model
 from hfbatch.planner import make_plan
 from hfbatch.spec import ModelSpec
 from tests.fake_hub import FakeHub, fake_hub
