@@ -18,7 +18,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from hfbatch import heap, source, tasks
+from hfbatch import source, tasks
 from hfbatch.access import redact
 from hfbatch.cluster import Guard, Pool, connected, start_tally, throttled
 from hfbatch.columns import ticket_of
@@ -142,8 +142,6 @@ def _stages(run: Run, pool: Pool, tally: Any) -> Callable[[ray.data.Dataset], ra
 
 def _model_step(run: Run, pool: Pool, tally: Any) -> Callable[[pa.Table], pa.Table]:
     """What an actor does with a block; over a shard that a process died of, the model works in a child process."""
-    if not pool.gpus:
-        heap.keep()
     with uncollected():
         return _load_step(run, pool, tally)
 

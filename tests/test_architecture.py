@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Later layers may import earlier ones, never the other way round. Modules of one line share a layer.
 LAYERS = [
     "errors",
-    "sequences spec faults stopping kinds heads heap",
+    "sequences spec faults stopping kinds heads",
     "tasks.base batch",
     "tasks.text store_errors schemas layout results precision watchdog packing tuning devices prepacked",
     "tasks access media",

@@ -1,6 +1,7 @@
 """A Ray that begins to start while the plan is made: taken by the run, or gone."""
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -126,3 +127,33 @@ def test_garbage_is_collected_again_after_imports():
     with startup.uncollected():
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+FAULTS = """
+import resource, threading
+import torch
+
+def work():
+    for _ in range(20):  # until the heap has found its shape
+        torch.ones(12_000_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(12_000_000)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_memory_that_a_worker_uses_again_costs_no_page_faults():
+    """In the environment that a Ray of our own gives its workers."""
+
+    def faults(environment):
+        command = [sys.executable, "-c", FAULTS]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment})
+        return int(done.stdout)
+
+    assert 3 * faults(startup._HEAP) < faults({}), "without it every page is new"
