@@ -31,8 +31,12 @@ def pytest_make_parametrize_id(val, argname):
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
 def pytest_collection_modifyitems(config, items):
-    """For `pytest -n 2 --dist loadgroup`: a file stays in one process, and so do all tests that start a Ray."""
+    """For `pytest -n 2 --dist loadgroup`: a file stays in one process, and so do all tests that start a Ray.
+
+    These take the longest and so come first; of them test_watch, whose process was lost twice when it came last.
+    """
     if config.pluginmanager.hasplugin("xdist"):
+        items.sort(key=lambda item: (item.path.stem not in STARTS_RAY, item.path.stem != "test_watch"))
         for item in items:
             item.add_marker(pytest.mark.xdist_group("ray" if item.path.stem in STARTS_RAY else item.path.stem))
 
