@@ -54,7 +54,7 @@ def gemm_rate(shape: Shape, device: str, dtype: str, seconds: float, tokens: int
         for given, weight in zip(inputs, weights, strict=True):
             torch.nn.functional.linear(given, weight)
         started = time.perf_counter()
-        while took < seconds:
+        while not made or took < seconds:
             for _ in range(times):
                 for given, weight in zip(inputs, weights, strict=True):
                     torch.nn.functional.linear(given, weight)

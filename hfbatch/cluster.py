@@ -20,7 +20,6 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data._internal.execution import streaming_executor_state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hfbatch.access import redact
@@ -30,7 +29,6 @@ from hfbatch.startup import ray_for
 from hfbatch.tally import DeviceLost, Failure, Meter, Report, Stopped, Tally
 
 REPORT_S = 0.5  # how often a worker tells the tally
-PAUSE_S = 0.5  # of Ray Data's loop while no task ends; at its own 0.1 it takes 4 % of a CPU from the model
 
 
 @dataclass(frozen=True)
@@ -94,8 +92,6 @@ def _data_context() -> Iterator[None]:
     before, level = {name: getattr(context, name) for name in wanted}, logger.level
     for name, value in wanted.items():
         setattr(context, name, value)
-    pause = streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S
-    streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = PAUSE_S
     logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
@@ -103,7 +99,6 @@ def _data_context() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
             yield
     finally:
-        streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = pause
         logger.setLevel(level)
         for name, value in before.items():
             setattr(context, name, value)

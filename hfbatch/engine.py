@@ -21,6 +21,7 @@ from hfbatch import columns as col
 from hfbatch.batch import cut, halve, padded_tokens
 from hfbatch.devices import device_for, is_out_of_memory, name_of, peaks, stopwatch
 from hfbatch.errors import RowError
+from hfbatch.lanes import Lanes, lanes_for
 from hfbatch.layout import PaddedBatch
 from hfbatch.loading import load_model
 from hfbatch.packer import Packer
@@ -29,7 +30,6 @@ from hfbatch.prepacked import pays, prepack
 from hfbatch.results import Results, to_numpy
 from hfbatch.sequences import Array, Column, Sequences
 from hfbatch.tally import DeviceLost, Meter, Report, Stopped
-from hfbatch.tasks.base import Outputs
 from hfbatch.tuning import TokenBudget
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ class Flight(NamedTuple):
     """A batch whose results the device is still at work on."""
 
     batch: Sequences
-    outputs: Outputs
-    seconds: Callable[[], float]  # waits for the device
+    landed: Callable[[], tuple[dict[str, Column], float]]  # waits for results on the host, and says the seconds
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,9 @@ class Engine:
         on_cpu = self.device.type == "cpu" and self.packer.open and pays()
         self.prepacked = on_cpu and prepack(model, self.task.batch_tokens[0])
         self.model = torch.compile(model, dynamic=True) if self.machine.compile else model
+        alone = self.device.type == "cuda" or self.machine.compile or self.task.adapted or self.task.generates
+        threads = torch.get_num_threads()
+        self.lanes = Lanes(1 if alone else lanes_for(model, threads), threads)
 
     def _tuner(self) -> TokenBudget:
         """Sizes around the task's own are tried, but where a batch is not what the model sees at once."""
@@ -130,9 +132,16 @@ class Engine:
         if self.packer.open and len(sequences):
             self.packer.settle(sequences, self._forward)
 
+    @property
+    def _ahead(self) -> int:
+        """Batches that are begun before the results of the first are waited for; none where a row may end it all."""
+        if self.device.type == "cuda":
+            return 1
+        return 0 if self.lanes.count == 1 or self.announce is not None else self.lanes.count + 1
+
     def run(self, work: Work, part: Array) -> None:
-        """The sequences `part` of `work`. A GPU is given the next batch before the last one's results are read."""
-        flying, ahead = deque[tuple[Array, Flight | RowError]](), int(self.device.type == "cuda")
+        """The sequences `part` of `work`."""
+        flying, ahead = deque[tuple[Array, Flight | RowError]](), self._ahead
         for chosen in self._cut(work, part):
             batch = part[chosen]
             flying.append((batch, self._started(work, batch)))
@@ -225,22 +234,29 @@ class Engine:
         return self._land(self._launch(batch, model))
 
     def _launch(self, batch: Sequences, model: Any = None) -> Flight:
-        """Queue a batch on the device; on a CPU it is done by then."""
+        """Begin with a batch; with one lane on a CPU it is done by then."""
         if self.announce is not None:
             self.announce(batch.row + self.first)
         self.renew()
         model = self.model if model is None else model
+        dtype, room = getattr(model, "dtype", None), (self.budget, self.max_rows)
+        laid = PaddedBatch(batch, self.task, self.device, dtype, room, self._alive)
+        if self.device.type == "cuda":
+            return Flight(batch, self._queued(laid, model))
+        return Flight(batch, self.lanes.start(lambda: self._queued(laid, model)()))
+
+    def _queued(self, batch: PaddedBatch, model: Any) -> Callable[[], tuple[dict[str, Column], float]]:
         queued = stopwatch(self.device)
-        dtype = getattr(model, "dtype", None)
-        laid = PaddedBatch(batch, self.task, self.device, dtype, (self.budget, self.max_rows), self._alive)
-        with torch.inference_mode(), self.packer.around(laid):
-            outputs = self.task.forward(model, laid)
-        return Flight(batch, outputs, queued())
+        with torch.inference_mode(), self.packer.around(batch):
+            outputs = self.task.forward(model, batch)
+        seconds = queued()
+        return lambda: (to_numpy(outputs), seconds())
 
     def _land(self, flight: Flight) -> dict[str, Column]:
         """The results of a batch on the host."""
-        seconds, columns = flight.seconds(), to_numpy(flight.outputs)
-        self.meter.forward_s += seconds
+        columns, seconds = flight.landed()
+        self.renew()
+        self.meter.forward_s += seconds / self.lanes.count
         self._last_s = seconds
         for name, column in columns.items():
             if len(column) != len(flight.batch):

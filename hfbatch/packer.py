@@ -31,7 +31,7 @@ class Packer:
         """`install`s the hooks, unless the task's batches are never padded."""
         self.task, self.on = task, False
         self.reason: str | None = None  # why batches are padded; None while nothing speaks against packing
-        self.open = task.packs and not task.adapted and not task.schedules and "input_ids" in task.inputs
+        self.open = not task.generates and not task.adapted and "input_ids" in task.inputs
         if self.open:
             self.reason = "packing: false" if not machine.packing else "compile" if machine.compile else install(model)
             self.open = self.reason is None

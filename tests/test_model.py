@@ -444,10 +444,8 @@ def test_a_task_that_gives_other_results_than_sequences_is_found_out(make_plan, 
     method = lambda self, model, batch: forward(inner.forward(self, model, batch)["logits"])  # noqa: E731
     predict.engine.task = type("Wrong", (inner,), {"forward": method})(predict.task.params, predict.task.checkpoint)
     sequences = sequences_of(predict, ["good", "bad"])
-    work = Work(sequences, np.array([3, 3]))
-    flight = predict.engine._started(work, np.arange(2))
     with pytest.raises(AssertionError):
-        predict.engine._land(flight)
+        predict.engine._forward(sequences)
 
 
 def test_a_row_that_the_task_refuses_in_forward_has_the_tasks_own_error(make_plan):

@@ -90,8 +90,8 @@ class AutomaticSpeechRecognition(Task):
     ) -> None:
         super().__init__(params, checkpoint, given)
         require_packages()
-        generates = self.auto_class(self.config) == "AutoModelForSpeechSeq2Seq"
-        self.kind = "whisper" if self.config.model_type == "whisper" else "seq2seq" if generates else "ctc"
+        self.generates = self.auto_class(self.config) == "AutoModelForSpeechSeq2Seq"
+        self.kind = "whisper" if self.config.model_type == "whisper" else "seq2seq" if self.generates else "ctc"
         self.rate = int(checkpoint.feature_extractor.sampling_rate)
         self.frame = int(getattr(self.config, "inputs_to_logits_ratio", None) or 1)  # samples a token of CTC
         self._refuse_params_of_others()

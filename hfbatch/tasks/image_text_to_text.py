@@ -80,7 +80,7 @@ class ImageTextToText(Task):
     host = (KEY, "room")
     padding_side = "left"
     batch_tokens = (8192, 65536)
-    packs = False
+    generates = True
     streams = True
     keyed = True
     Params = ImageTextToTextParams

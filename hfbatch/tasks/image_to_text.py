@@ -49,6 +49,7 @@ class ImageToText(Task):
     inputs = ("pixel_values",)
     host = (KEY,)
     batch_tokens = (8192, 65536)
+    generates = True
     streams = True
     keyed = True
     Params = ImageToTextParams

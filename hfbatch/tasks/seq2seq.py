@@ -58,7 +58,7 @@ class Rewriting(Task):
     inputs = ("input_ids",)
     host = (KEY,)
     batch_tokens = (16384, 131072)
-    packs = False
+    generates = True
     keyed = True
 
     def __init__(self, params: Seq2SeqParams, checkpoint: Checkpoint, given: pa.Schema | None = None) -> None:

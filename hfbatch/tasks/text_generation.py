@@ -81,7 +81,7 @@ class TextGeneration(Task):
     host = (KEY, "room")
     padding_side = "left"
     batch_tokens = (16384, 65536)
-    packs = False
+    generates = True
     keyed = True
     Params = TextGenerationParams
 

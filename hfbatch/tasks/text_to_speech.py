@@ -72,6 +72,7 @@ class TextToSpeech(Task):
     host = ("key", "voice")
     keyed = True
     batch_tokens = (1, 1)  # there is nothing to gain, and a row alone has all of row_timeout_s
+    generates = True
     unused_weights = ("posterior_encoder",)  # of VITS, for training
     Params = TextToSpeechParams
 
