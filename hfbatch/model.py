@@ -19,6 +19,7 @@ from hfbatch import columns as col
 from hfbatch.engine import Engine, Work
 from hfbatch.errors import RowError
 from hfbatch.faults import point
+from hfbatch.histograms import length_bins
 from hfbatch.layout import input_lengths
 from hfbatch.preprocess import Preprocess
 from hfbatch.results import Results
@@ -116,6 +117,7 @@ class Predict:
             load_s=self.load_s,
             first_s=started,
             last_s=time.time(),
+            token_lengths=length_bins(input_lengths(sequences, self.task)),
             **self.engine.about(),
         )
         self.load_s = 0.0

@@ -11,7 +11,6 @@ import hashlib
 import json
 import tempfile
 import time
-from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from hfbatch import columns as col
 from hfbatch.carry import FOOTER, ROWS, Held, carried_over
 from hfbatch.errors import Conflict, Damage, ErrorBudgetExceeded, StorageError
 from hfbatch.faults import point
+from hfbatch.histograms import of_errors, of_rows
 from hfbatch.job import Job
 from hfbatch.ledger import Ledger
 from hfbatch.records import Receipt, data_name, staged_name
@@ -48,16 +48,17 @@ class Commit:
             _refuse_errors(table, ticket)
         ledger = Ledger(open_store(self.job.output))
         rows, numbers = whole_shard(table, ticket, self.job, ledger)
-        errors = Counter(str(error).split(":")[0] for error in rows["error"].drop_null().to_pylist())
+        errors, examples = of_errors(rows["error"].drop_null().to_pylist())
+        shown = {**of_rows(rows, self.job.prefix, self.job.keep), "examples": examples}
         receipt = Receipt(
             shard=ticket.shard,
             generation=self.job.generation,
-            data=data_name(ticket.shard, self.job.generation) if len(rows) else None,
+            data=data_name(ticket.shard, self.job.generation, ticket.folder) if len(rows) else None,
             rows=len(rows),
             nbytes=0,
             sha256="",
-            errors=dict(errors),
-            stats=ticket.stats,
+            errors=errors,
+            stats={**ticket.stats, **shown},
             run_id=self.run_id,
             carried=ticket.carried,
         )
@@ -81,7 +82,8 @@ def whole_shard(table: pa.Table, ticket: col.Ticket, job: Job, ledger: Ledger) -
     table = table.select(schema.names).cast(schema)
     if ticket.carried:
         assert ticket.base is not None
-        numbers, old = carried_over(ledger, ticket.base, job.generation, ticket.pieces, ticket.retry)
+        known = (ticket.base, job.generation, ticket.pieces, ticket.retry, ticket.folder)
+        numbers, old = carried_over(ledger, *known)
         if len(numbers) != ticket.carried:
             raise StorageError(f"{ledger.store.url()}: results to carry over vanished while they were read; run again")
         old = old.append_column(col.ROW, pa.array(numbers)).select(schema.names).cast(schema)
@@ -107,7 +109,8 @@ def publish(ledger: Ledger, rows: pa.Table, held: Held, receipt: Receipt, staged
     Returns the receipt that fits what stands, and whether this created it.
     """
     point("before-publish", receipt.shard)
-    data = data_name(receipt.shard, receipt.generation)
+    assert receipt.data is not None
+    data = receipt.data
     with tempfile.TemporaryDirectory(prefix="hfbatch-spool-") as spool:
         path = Path(spool) / "shard.parquet"
         _write_parquet(rows, held, receipt, path)

@@ -1,6 +1,8 @@
-"""Values in words: sizes, counts, clocks, column types, commits."""
+"""Values in words: sizes, counts, clocks, column types, commits. For people; what programs read has the number."""
 
 from __future__ import annotations
+
+import math
 
 import pyarrow as pa
 
@@ -23,11 +25,28 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
+def brief(number: float) -> str:
+    """Three digits and a letter, for an axis: 0.25, 12, 1.5k, 2.3M."""
+    if not math.isfinite(number):
+        return "?"
+    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= limit * 0.9995:
+            return f"{float(f'{number / limit:.3g}'):g}{letter}"
+    return f"{float(f'{number:.3g}'):g}"
+
+
 def clock(seconds: float) -> str:
     """m:ss, or h:mm:ss from an hour on."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def duration(seconds: float) -> str:
+    """0.25 s, 12.3 s, and from two minutes on as `clock`."""
+    if seconds >= 120:
+        return clock(seconds)
+    return f"{seconds:.2f} s" if 0 < seconds < 1 else f"{seconds:.1f} s"
 
 
 def commit(revision: str) -> str:
