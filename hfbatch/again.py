@@ -20,7 +20,7 @@ from hfbatch.ledger import Ledger
 from hfbatch.load import load_job
 from hfbatch.objects import UNREADABLE
 from hfbatch.planner import Plan, make_plan
-from hfbatch.records import Agreed, load, shard_of
+from hfbatch.records import Agreed, folder_in, load, shard_of
 from hfbatch.shards import Piece, Shard, number_of
 from hfbatch.spec import JobSpec, Machine
 from hfbatch.status import known_output
@@ -168,5 +168,6 @@ def _published(ledger: Ledger, current: Mapping[str, Any]) -> tuple[Shard, ...]:
                 held = Held.from_json(file.metadata.metadata[ROWS])
         except UNREADABLE:
             continue
-        shards.append(Shard(entry["shard"], tuple(Piece(*piece) for piece in held.pieces)))
+        pieces = tuple(Piece(*piece) for piece in held.pieces)
+        shards.append(Shard(entry["shard"], pieces, folder=folder_in(entry["data"])))
     return tuple(shards)

@@ -32,7 +32,7 @@ def bind(spec: JobSpec, model: hub.PinnedModel, schema: pa.Schema) -> Job:
     params = task_class.Params.model_validate({**task_class.params_in_name(spec.task), **spec.params})
     reads, given = _reads(spec, task_class, params, schema, problems)
     keep = _keep(spec, schema, problems)
-    needed = {*keep, *reads.values()}
+    needed = {name for name in keep if name not in spec.output.partition_by} | {*reads.values()}
     if spec.input.where is not None:
         try:
             parse_where(spec.input.where, schema)
@@ -55,7 +55,7 @@ def bind(spec: JobSpec, model: hub.PinnedModel, schema: pa.Schema) -> Job:
         trust_remote_code=spec.model.trust_remote_code,
         reads=reads,
         given=given,
-        keep=keep,
+        keep=tuple(name for name in keep if name not in spec.output.partition_by),
         prefix=spec.output.prefix,
         where=spec.input.where,
         input_schema=pa.schema([entry for entry in schema if entry.name in needed]),
@@ -65,6 +65,7 @@ def bind(spec: JobSpec, model: hub.PinnedModel, schema: pa.Schema) -> Job:
         model_place=mark.place,
         companions=companions,
         media_prefixes=_prefixes(spec),
+        partition_by=tuple(spec.output.partition_by),
     )
     return job.with_seed()
 
@@ -174,7 +175,7 @@ def _task_schema(
 def _output_schema(
     spec: JobSpec, schema: pa.Schema, keep: tuple[str, ...], predictions: pa.Schema, problems: list[Problem]
 ) -> pa.Schema:
-    """Kept columns, the task's columns, error, lineage; a name that stands twice is a problem."""
+    """Kept columns but those of folders, the task's columns, error, lineage; a name there twice is a problem."""
     made = {spec.output.prefix + entry.name: entry.type for entry in predictions}
     fixed = {"error": pa.string(), **dict.fromkeys(LINEAGE, _DICTIONARY)}
     own, prefix = made | fixed, ("output", "prefix")
@@ -187,7 +188,12 @@ def _output_schema(
             cure = "leave it out of input.keep" if name in fixed else "set output.prefix, such as 'pred_'"
             message = f"the output would have two columns {name!r}: one kept from the input, one from hfbatch"
             problems.append(spec.origin.problem(loc, message, cure))
-    kept = [schema.field(name) for name in keep if name in schema.names and name not in own]
+    folders = spec.output.partition_by
+    for index, name in enumerate(folders):
+        if name in own and name not in keep:
+            message = f"the output would have two columns {name!r}: one from its folders, one from hfbatch"
+            problems.append(spec.origin.problem(("output", "partition_by", index), message, "set output.prefix"))
+    kept = [schema.field(name) for name in keep if name in schema.names and name not in own and name not in folders]
     return pa.schema([*kept, *(pa.field(name, kind) for name, kind in own.items())])
 
 

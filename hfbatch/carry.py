@@ -65,13 +65,14 @@ class Held:
 
 
 def carried_over(
-    ledger: Ledger, base: str, generation: str, pieces: Pieces, retry: bool = False
+    ledger: Ledger, base: str, generation: str, pieces: Pieces, retry: bool = False, folder: str = ""
 ) -> tuple[Array, pa.Table]:
     """The rows of shard `base` that `pieces` hold too: their numbers (rows,) counted over `pieces`, and their results.
 
-    With `retry` without those that failed. Nothing where the object is gone: then all rows are inferred.
+    With `retry` without those that failed. Nothing where the object is gone: then all rows are inferred. `folder`: of
+    both shards, whose files are the same.
     """
-    table = _read(ledger, base, generation)
+    table = _read(ledger, data_name(base, generation, folder))
     if table is None:
         return np.zeros(0, dtype=np.int64), pa.table({})
     held = Held.from_json(table.schema.metadata[ROWS])
@@ -100,8 +101,7 @@ def _renumbered(held: Held, pieces: Pieces) -> Array:
     return renumbered
 
 
-def _read(ledger: Ledger, shard: str, generation: str) -> pa.Table | None:
-    name = data_name(shard, generation)
+def _read(ledger: Ledger, name: str) -> pa.Table | None:
     for place in (name, staged_name(name)):
         if ledger.store.size(place) is not None:
             with ledger.store.open_input(place) as stream:

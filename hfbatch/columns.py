@@ -10,13 +10,13 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from operator import add
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from hfbatch.errors import RowError
+from hfbatch.histograms import summed
 from hfbatch.sequences import Array, Sequences
 
 T = TypeVar("T")
@@ -39,18 +39,19 @@ class Ticket:
     pieces: Sequence[
         tuple[str, str, int, int]
     ]  # (file, fingerprint, first row, row after the last): what numbers count
-    stats: Mapping[str, float | str] = field(default_factory=dict)  # seconds, tokens, bytes; see report.py
+    stats: Mapping[str, Any] = field(default_factory=dict)  # seconds, tokens, bytes, counts; see report.py
     carried: int = 0  # rows whose results the sink takes from `base`
-    base: str | None = None  # see shards.Shard, as the next two
+    base: str | None = None  # see shards.Shard, as the next three
     retry: bool = False
     staged: bool = False
+    folder: str = ""
 
     def on(self, table: pa.Table) -> pa.Table:
         """`table` with this ticket in every row."""
         ticket = pa.DictionaryArray.from_arrays(np.zeros(len(table), dtype=np.int8), [json.dumps(asdict(self))])
         return with_column(table, TICKET, ticket)
 
-    def plus(self, **stats: float | str) -> Ticket:
+    def plus(self, **stats: Any) -> Ticket:
         """The same ticket with more stats."""
         return replace(self, stats={**self.stats, **stats})
 
@@ -77,16 +78,20 @@ def part(table: pa.Table, rows: Array) -> pa.Table:
     return ticket.on(table.take(pa.array(rows)))
 
 
-def total(parts: Sequence[Mapping[str, float | str]]) -> dict[str, float]:
+def total(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The numbers in the stats of parts of a block, for all of it: sums, but extremes of peaks, budgets and times."""
-    made: dict[str, float] = {}
+    made: dict[str, Any] = {}
     for stats in parts:
         for name, value in stats.items():
             if not isinstance(value, str):
-                extreme = max if name.startswith("peak_") else add
+                extreme: Callable[[Any, Any], Any] = max if name.startswith("peak_") else _added
                 combine = {"first_s": min, "last_s": max, "budget": max}.get(name, extreme)
                 made[name] = combine(made[name], value) if name in made else value
     return made
+
+
+def _added(one: Any, other: Any) -> Any:
+    return summed([one, other]) if isinstance(one, list) else one + other
 
 
 def digest(rows: Array) -> str:

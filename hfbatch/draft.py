@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -125,15 +127,17 @@ class Draft:
             self.tree["vars"] = {**written, **variables}
             self.places.given.update({("vars", name): f"--var {name}" for name in variables})
 
-    def substitute(self, how: str) -> None:
+    def substitute(self, how: str, built_in: Mapping[str, str] | None = None) -> None:
         """Replace `${name}` in every text but those of `vars`; `how` tells how to declare the variable {}."""
-        written = self.tree.get("vars")
-        known = {name: str(text) for name, text in written.items()} if isinstance(written, dict) else {}
+        written, given = self.tree.get("vars"), built_in or {}
+        declared = {name: str(text) for name, text in written.items()} if isinstance(written, dict) else {}
+        known = {**given, **declared}
         room = MAX_ADDED
         for node, key, loc in _texts(self.tree):
             names = [match[1] for match in _VARIABLE.finditer(node[key]) if match[0] != "$${"]
             if any(name not in known for name in names):
-                self._refuse_variable(loc, next(name for name in names if name not in known), known, how)
+                unknown = next(name for name in names if name not in known)
+                self._refuse_variable(loc, unknown, declared, _almost(unknown, given), how)
                 continue
             room -= sum(len(known[name]) for name in names)
             if room < 0:
@@ -141,12 +145,14 @@ class Draft:
                 return
             node[key] = _VARIABLE.sub(lambda match: "${" if match[0] == "$${" else known[match[1]], node[key])
 
-    def _refuse_variable(self, loc: Loc, name: str | None, known: Mapping[str, str], how: str) -> None:
+    def _refuse_variable(
+        self, loc: Loc, name: str | None, known: Mapping[str, str], almost: str | None, how: str
+    ) -> None:
         if name is None:
             self.add(loc, "'${' without '}'", "close it, or write $${ for a literal ${")
             return
         listed = f"; there are {', '.join(sorted(known)[:20])}" if known else ""
-        near = nearest(name, known)
+        near = nearest(name, known) or almost
         self.add(loc, f"no variable {name!r}{listed}", f"write ${{{near}}}" if near else how.format(name))
 
     def check_task(self) -> type[Task] | None:
@@ -195,6 +201,20 @@ class Draft:
                 found.append(("input", "path") if isinstance(spec.input.path, str) else ("input", "path", index))
         for loc in found:
             self.add(loc, "the URL holds credentials", _CREDENTIALS)
+
+
+def days() -> dict[str, str]:
+    """The variables that need no declaration: the date in UTC and the one before, as in 2026-11-20.
+
+    They are read once, when the job is loaded: a run that crosses midnight keeps the day it was planned with.
+    """
+    today = datetime.now(UTC).date()
+    return {"today": today.isoformat(), "yesterday": (today - timedelta(days=1)).isoformat()}
+
+
+def _almost(name: str | None, known: Iterable[str]) -> str | None:
+    """A built-in name that differs by a slip of the finger; `day` is none of `today`."""
+    return next(iter(difflib.get_close_matches(name or "", list(known), 1, 0.8)), None)
 
 
 def split_overrides(pairs: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -19,6 +19,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -141,6 +142,12 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return 130
     return StorageError.exit_code if isinstance(error, OSError) else SystemicError.exit_code
+
+
+def outcome_of(error: type[BaseException] | str) -> str:
+    """How a run that ended with such an error is said to have ended: ErrorBudgetExceeded, error_budget_exceeded."""
+    name = error if isinstance(error, str) else error.__name__
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 class RowError(Exception):

@@ -69,6 +69,11 @@ class Examined:
             text = f"{self.output}: {state}: {self.committed:,} of {self.shards:,} shards are committed, and sound"
             raise Incomplete(f"{text}; the command that made it continues")
 
+    def _repr_html_(self) -> str:
+        from hfbatch.html import examined_card
+
+        return examined_card(self)
+
 
 def examine(output: str) -> Examined:
     """Look at all of `output`. SpecError when no run ever wrote there; StorageError when it cannot be read."""
@@ -201,7 +206,8 @@ class _Examination:
     def _check_data(self, receipts: Sequence[Receipt], published: bool) -> None:
         """Nothing else may stand in data/, once what was superseded had to leave it."""
         committed = {receipt.shard: receipt.data for receipt in receipts}
-        known = {s.id: committed.get(s.id, data_name(s.id, self.agreed.generation)) for s in self.agreed.shards}
+        agreed, generation = self.agreed.shards, self.agreed.generation
+        known = {s.id: committed.get(s.id, data_name(s.id, generation, s.folder)) for s in agreed}
         for name in self.ledger.store.list("data"):
             shard = shard_of(name)
             if shard is None or (shard in known and known[shard] != name):

@@ -28,6 +28,7 @@ from hfbatch.access import open_seekable, redact, reporting
 from hfbatch.arrowipc import inspect_arrow, read_arrow
 from hfbatch.errors import StorageError
 from hfbatch.files import FileProblem, ListedFile, check_unchanged
+from hfbatch.partitions import filled, values_of, with_folders
 from hfbatch.place import leave, resume
 from hfbatch.schemas import SchemaProblem, conform, merge_schemas, plain_schema
 from hfbatch.spec import InputFormat
@@ -115,14 +116,15 @@ def inspect(file: ListedFile) -> Inspected:
 
 
 def unify(inspected: Sequence[Inspected]) -> pa.Schema:
-    """One schema over all files: every column, in types that hold all files' (int with float is float).
+    """One schema over all files: every column, in types that hold all files' (int with float is float), and folder.
 
     FileProblem names column, both files and both types where no type holds both.
     """
     entries = {each.file.path: each.file for each in inspected}
     try:
         known = [_with_fields(each.schema, [pa.field(name, pa.null()) for name in each.untyped]) for each in inspected]
-        schema = merge_schemas((each.file.path, own) for each, own in zip(inspected, known, strict=True))
+        named = ((each.file.path, with_folders(own, each.file)) for each, own in zip(inspected, known, strict=True))
+        schema = merge_schemas(named)
     except SchemaProblem as problem:
         raise FileProblem(entries[problem.name].entry, problem.message, problem.fix) from problem
     untyped = frozenset[str]().union(*(each.untyped for each in inspected))
@@ -152,7 +154,8 @@ def read_rows(ref: FileRef, start: int, stop: int, columns: Sequence[str] | None
     if start == stop:
         return
     part = ref.part(start, stop)
-    present = pa.schema([ref.own.field(name) for name in schema.names if name in ref.own.names])
+    folders = {name: value for name, value in values_of(ref.file).items() if name in schema.names}
+    present = pa.schema([ref.own.field(n) for n in schema.names if n in ref.own.names and n not in folders])
     read = 0
     with _unchanged(ref.file, start, stop):
         read_part = _READERS[ref.file.format] if present.names else _rows_only
@@ -160,7 +163,7 @@ def read_rows(ref: FileRef, start: int, stop: int, columns: Sequence[str] | None
         place = resume(key, start, part.first_row, lambda: read_part(part, present))
         for batch in place.rows(start, stop, _batch_rows(part)):
             read += batch.num_rows
-            yield conform(batch, schema)
+            yield conform(filled(batch, folders), schema)
         if read != stop - start:
             raise StorageError(f"{redact(ref.file.url)}: {stop - start} rows wanted, {read} found: the file is damaged")
     if place.row < part.first_row + part.rows:

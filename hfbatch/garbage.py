@@ -13,7 +13,7 @@ from typing import Any
 from hfbatch.lease import NAME as LEASE
 from hfbatch.lease import is_alive, read_holder
 from hfbatch.ledger import Ledger
-from hfbatch.records import Agreed, load, shard_of
+from hfbatch.records import Agreed, load, published_name, shard_of
 from hfbatch.shards import number_of
 from hfbatch.status import known_output
 from hfbatch.store import TMP
@@ -67,7 +67,7 @@ def _dead(ledger: Ledger, ruling: Agreed) -> Iterator[tuple[str, str]]:
                 continue
             if shard not in needed:
                 yield name, "superseded"
-            elif published and name.replace("_hfbatch/staged/", "data/", 1) in data - {name}:
+            elif published and published_name(name) in data - {name}:
                 yield name, "published since"
 
 

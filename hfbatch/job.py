@@ -42,6 +42,7 @@ class Job:
     model_place: str = ""  # where model.id stands in the job file, for messages
     companions: Mapping[str, hub.PinnedModel] = field(default_factory=dict)  # see tasks.base.Task
     media_prefixes: tuple[str, ...] = ()
+    partition_by: tuple[str, ...] = ()  # columns that the folders of data/ give, and the files there do not have
 
     def fetch_model(self) -> str:
         """A local folder with the checkpoint; downloads it, and its companions, where they are not there yet."""
@@ -73,8 +74,12 @@ class Job:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that affects a value. Batch size, actors and the place of the output are not in it."""
-        more = {"remote_code": self.model.code_revision or self.model.commit} if self.trust_remote_code else {}
+        more: dict[str, Any] = {}
+        if self.trust_remote_code:
+            more["remote_code"] = self.model.code_revision or self.model.commit
         more |= {name: f"{each.id}@{each.commit}" for name, each in self.companions.items()}
+        if self.partition_by:  # it changes no value, but where rows stand
+            more["partition_by"] = list(self.partition_by)
         return {
             "task": self.task,
             "task_version": tasks.find(self.task).version,

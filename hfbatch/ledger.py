@@ -1,7 +1,7 @@
 """What is committed, and what is agreed: the state of an output folder, kept in small objects of its store.
 
     _SUCCESS                                    removed when a run starts work, written last
-    data/<shard>-<gen8>.parquet                 only whole, committed files
+    data/<shard>-<gen8>.parquet                 only whole, committed files; in folders day=... with partition_by
     _hfbatch/FORMAT.json, CURRENT               CURRENT: the manifest that was published last
     _hfbatch/lease.json                         who is at work (lease.py); saves work, guards nothing
     _hfbatch/gens/<gen8>.json                   what a generation is: all that affects a value
@@ -21,11 +21,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from hfbatch.errors import Conflict, Damage
 from hfbatch.faults import point
-from hfbatch.records import Agreed, Receipt, data_name, dump, load, shard_of, staged_name
+from hfbatch.records import Agreed, Receipt, dump, load, published_name, shard_of, staged_name
 from hfbatch.shards import Shard, number_of
 from hfbatch.store import Store
 
@@ -109,6 +110,14 @@ class Ledger:
     def current(self) -> dict[str, Any] | None:
         """What was published last: its run, plan and manifest; None if nothing ever was."""
         return self._json("_hfbatch/CURRENT")
+
+    def published(self) -> Agreed | None:
+        """The plan that was published last; None if nothing ever was, or that plan is not kept, or not readable."""
+        number = int((self.current() or {}).get("plan", 0))
+        text = self.store.get(_plan_name(number)) if number else None
+        with suppress(Damage):  # nothing rests on it
+            return None if text is None else Agreed.from_json(number, text)
+        return None
 
     def runs(self) -> list[str]:
         """Ids of all runs, the oldest first."""
@@ -201,7 +210,7 @@ class Ledger:
             self.store.delete([name for name in self.store.list(folder) if _is_dead(name, plan.number, known)])
         point("before-promote")
         staged = [name for name in self.store.list("_hfbatch/staged") if shard_of(name) in known]
-        targets = [data_name(shard_of(name) or "", plan.generation) for name in staged]
+        targets = [published_name(name) for name in staged]
         created: list[str] = []
 
         def promote(source: str, target: str) -> None:

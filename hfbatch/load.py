@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from hfbatch.draft import MAX_DEPTH, Draft, Written, split_overrides
+from hfbatch.draft import MAX_DEPTH, Draft, Written, days, split_overrides
 from hfbatch.errors import Problem, SpecError
 from hfbatch.explain import MAX_PROBLEMS, given, nearest
 from hfbatch.spec import JobSpec, Loc, Machine
@@ -40,6 +40,8 @@ def load_job(
 ) -> JobSpec:
     """The job in a file, a mapping or a JobSpec: `${name}` replaced, task and params checked. Raises SpecError.
 
+    `${today}` and `${yesterday}` are UTC dates of this moment, unless `vars` or the file says otherwise.
+
     The values of a JobSpec are final: `${name}` in them is replaced only where `vars` is given.
     """
     draft = Draft.of_spec(source, source.origin) if isinstance(source, JobSpec) else _draft(source)
@@ -47,7 +49,7 @@ def load_job(
         draft.escape()
     _override(draft, overrides or {})
     draft.declare(vars or {})
-    draft.substitute("declare it under vars:, or give --var {}=VALUE")
+    draft.substitute("declare it under vars:, or give --var {}=VALUE", days())
     if isinstance(source, str | Path):
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).lstrip("._-")
         draft.tree.setdefault("name", stem[:100] or "job")

@@ -18,7 +18,7 @@ from hfbatch.shards import Piece, Shard
 REPAIR = "`hfbatch repair` makes it again"
 _ID = r"(\d{6,}-[0-9a-f]{16})"
 _NAME = re.compile(
-    rf"^(?:(?:data|_hfbatch/staged)/{_ID}-[0-9a-f]{{8}}\.parquet|_hfbatch/commits/[0-9a-f]{{8}}/{_ID}\.json)$"
+    rf"^(?:(?:data|_hfbatch/staged)/(?:[^/=]+=[^/]*/)*{_ID}-[0-9a-f]{{8}}\.parquet|_hfbatch/commits/[0-9a-f]{{8}}/{_ID}\.json)$"
 )
 
 
@@ -68,6 +68,7 @@ class Agreed:
         """As it is stored."""
         shards = [
             [s.id, [[p.path, p.fingerprint, p.start, p.stop] for p in s.pieces], s.base, s.retry, s.staged]
+            + ([s.folder] if s.folder else [])
             for s in self.shards
         ]
         return sealed({"generation": self.generation, "shards": shards}, indent=None)
@@ -83,14 +84,24 @@ class Agreed:
             raise Damage(f"{place}: is no plan ({error})") from error
 
 
-def data_name(shard: str, generation: str) -> str:
-    """Where a shard's rows stand."""
-    return f"data/{shard}-{generation[:8]}.parquet"
+def data_name(shard: str, generation: str, folder: str = "") -> str:
+    """Where a shard's rows stand; `folder` as in Shard."""
+    return f"data/{f'{folder}/' if folder else ''}{shard}-{generation[:8]}.parquet"
+
+
+def folder_in(data: str) -> str:
+    """The folder in the name of an object below data/."""
+    return data.removeprefix("data/").rpartition("/")[0]
 
 
 def staged_name(data: str) -> str:
     """Where the object named `data` waits until the run that made it publishes."""
     return data.replace("data/", "_hfbatch/staged/", 1)
+
+
+def published_name(staged: str) -> str:
+    """The inverse of `staged_name`."""
+    return staged.replace("_hfbatch/staged/", "data/", 1)
 
 
 def shard_of(name: str) -> str | None:

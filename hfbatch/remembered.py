@@ -23,7 +23,7 @@ from hfbatch.spec import JobSpec
 from hfbatch.store import open_store
 
 _PLAIN = ("name", "task", "params", "dtype", "attn_implementation", "reads", "prefix", "where", "output")
-_TUPLES, _SCHEMAS = ("keep", "media_prefixes"), ("given", "input_schema", "output_schema")
+_TUPLES, _SCHEMAS = ("keep", "media_prefixes", "partition_by"), ("given", "input_schema", "output_schema")
 
 
 def question(spec: JobSpec, model: PinnedModel, schema: pa.Schema) -> str:

@@ -32,6 +32,7 @@ class SourceFile:
     path: str  # as the job file names it
     fingerprint: str
     blocks: tuple[Block, ...]
+    folder: str = ""  # where its rows belong in data/; see partitions.py
 
     @property
     def rows(self) -> int:
@@ -63,6 +64,7 @@ class Shard:
     base: str | None = None  # an earlier shard of the same generation, whose results for these rows are carried over
     retry: bool = False  # except for the rows that failed there
     staged: bool = False  # its object stands aside until the run publishes: it would double rows of data/
+    folder: str = ""  # of data/, where its object belongs: a shard's files are all of one
 
     @classmethod
     def of(
@@ -122,8 +124,8 @@ def cut(
 ) -> tuple[Shard, ...]:
     """Shards that cover each row of `files` exactly once; those of `basis` that still hold good stay.
 
-    Large files are cut, along their blocks where blocks are small enough; small files are bundled. Where a part of a
-    committed shard holds good, that part is a shard that carries its results over.
+    Large files are cut, along their blocks where blocks are small enough; small files of one folder are bundled. Where
+    a part of a committed shard holds good, that part is a shard that carries its results over.
     """
     basis = basis or Basis()
     known = {file.path: file for file in files}
@@ -139,6 +141,7 @@ def cut(
     superseding = not ids.issuperset(old) or (basis.number > 1 and not old)  # whose writers may still be at work
     aside = basis.published or superseding or not ids.issuperset(basis.standing)
     shards = [shard if shard.id in old else replace(shard, staged=aside) for shard in shards]
+    shards = [replace(shard, folder=known[shard.pieces[0].path].folder) for shard in shards]
     position = {file.path: index for index, file in enumerate(files)}
     return tuple(sorted(shards, key=lambda shard: (position[shard.pieces[0].path], shard.pieces[0].start)))
 
@@ -167,10 +170,15 @@ def _good_part(piece: Piece, known: Mapping[str, SourceFile]) -> Piece | None:
 
 
 def _bundle(files: Sequence[SourceFile], covered: dict[str, list[Piece]], limits: Limits) -> Iterator[list[Piece]]:
-    """Groups of uncovered pieces, each within the limits; a file that needs several groups shares none."""
+    """Groups of uncovered pieces of one folder, within the limits; a file that needs several groups shares none."""
     group: list[Piece] = []
     rows = nbytes = 0
-    for file in files:
+    folder = ""
+    for file in sorted(files, key=lambda file: file.folder):
+        if group and file.folder != folder:
+            yield _merged(group)
+            group, rows, nbytes = [], 0, 0
+        folder = file.folder
         units = list(_units(file, covered.get(file.path, []), limits))
         shared = (
             sum(u.rows for u, _ in units) + rows <= limits.rows and sum(b for _, b in units) + nbytes <= limits.nbytes

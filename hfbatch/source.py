@@ -15,10 +15,10 @@ import ray.data
 
 from hfbatch import columns as col
 from hfbatch.carry import Pieces, carried_over
-from hfbatch.formats import FileRef, read_rows
+from hfbatch.formats import FileRef
 from hfbatch.job import Job
 from hfbatch.ledger import Ledger
-from hfbatch.limit import matches
+from hfbatch.reading import numbered_batches
 from hfbatch.sequences import Array
 from hfbatch.shards import Shard
 from hfbatch.store import open_store
@@ -51,7 +51,7 @@ class ReadShard:
         Where that leaves none, a single row stands for the shard.
         """
         started = time.perf_counter()
-        batches = list(self._batches(shard, refs))
+        batches = list(numbered_batches(self.job, shard.pieces, refs))
         schema = self.job.input_schema.append(pa.field(col.ROW, pa.int64()))
         table = pa.Table.from_batches(batches, schema=schema)
         numbers = table[col.ROW].to_numpy()
@@ -69,6 +69,7 @@ class ReadShard:
             base=shard.base,
             retry=shard.retry,
             staged=shard.staged,
+            folder=shard.folder,
         )
         if not len(table):
             nothing = {entry.name: pa.nulls(1, entry.type) for entry in self.job.input_schema}
@@ -81,18 +82,4 @@ class ReadShard:
         if shard.base is None:
             return np.zeros(0, dtype=np.int64)
         ledger = Ledger(open_store(self.job.output))
-        return carried_over(ledger, shard.base, self.job.generation, pieces, shard.retry)[0]
-
-    def _batches(self, shard: Shard, refs: Sequence[FileRef]) -> Iterator[pa.RecordBatch]:
-        names, schema, number = self.job.input_schema.names, self.job.input_schema, 0
-        for piece, ref in zip(shard.pieces, refs, strict=True):
-            for batch in read_rows(ref, piece.start, piece.stop, names):
-                rows: Array = np.arange(number, number + len(batch), dtype=np.int64)
-                number += len(batch)
-                if self.job.where is not None:
-                    kept = matches(batch, self.job.where, schema)
-                    batch, rows = batch.take(pa.array(kept)), rows[kept]
-                arrays = [batch[name].cast(schema.field(name).type) for name in names]
-                yield pa.RecordBatch.from_arrays(
-                    [*arrays, pa.array(rows)], schema=schema.append(pa.field(col.ROW, pa.int64()))
-                )
+        return carried_over(ledger, shard.base, self.job.generation, pieces, shard.retry, shard.folder)[0]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from hfbatch.errors import Problem, SpecError
+from hfbatch.errors import Problem, SpecError, outcome_of
 from hfbatch.lease import is_alive, read_holder
 from hfbatch.ledger import Ledger
 from hfbatch.records import Agreed
 from hfbatch.store import open_store
+
+# Of a run's report. rows and rows_failed are of the whole output, labels (label -> rows) of what the run committed.
+_NUMBERS = (
+    *("rows", "rows_new", "rows_changed", "rows_skipped", "rows_failed", "rows_per_s", "padding_share", "labels"),
+    *("files_new", "files_changed", "files_skipped", "files_failed", "files_removed"),
+)
 
 
 def known_output(output: str) -> tuple[Ledger, Agreed]:
@@ -27,14 +33,20 @@ def no_output(ledger: Ledger) -> SpecError:
     return SpecError([problem])
 
 
-def read_status(output: str) -> dict[str, Any]:
-    """The state of `output` as plain data. SpecError when no run ever wrote there."""
+def read_status(output: str, runs: int | None = None) -> dict[str, Any]:
+    """The state of `output` as plain data, with its newest `runs` runs, the oldest first (default: all).
+
+    SpecError when no run ever wrote there.
+    """
     ledger, agreed = known_output(output)
     success = ledger.success()
     committed = ledger.committed(agreed.generation)
     receipts = ledger.receipts(agreed.generation, sorted(shard.id for shard in agreed.shards if shard.id in committed))
     live = _live(ledger)
     at_work = live["run_id"] if live else None
+    ids = ledger.runs()
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        told = list(pool.map(lambda run_id: _run(ledger, run_id, at_work), ids[-runs:] if runs else ids))
     return {
         "output": ledger.store.url(""),
         "complete": success is not None and success["generation"] == agreed.generation,
@@ -46,7 +58,7 @@ def read_status(output: str) -> dict[str, Any]:
         "rows_committed": sum(receipt.rows for receipt in receipts),
         "rows_failed": sum(receipt.failed for receipt in receipts),
         "live": live,
-        "runs": [_run(ledger, run_id, at_work) for run_id in ledger.runs()],
+        "runs": told,
     }
 
 
@@ -61,21 +73,22 @@ def _live(ledger: Ledger) -> dict[str, Any] | None:
 
 
 def _run(ledger: Ledger, run_id: str, at_work: str | None) -> dict[str, Any]:
-    """A run's start and end. `outcome` is as its report has it, the error's name where it came to none, `running`,
-    or `killed` for one that could not say how it ended.
+    """A run's start (seconds since 1970) and end. `outcome` is as its report has it, the error's name where it came to
+    none, `running`, or `killed` for one that could not say how it ended.
     """
     started, report = ledger.run_file(run_id, "started.json") or {}, ledger.run_file(run_id, "report.json") or {}
     result = ledger.run_file(run_id, "result.json")
-    names = ("rows_new", "rows_failed", "rows_per_s", "padding_share")
-    about = {name: started.get(name) for name in ("job", "host", "started")}  # started: seconds since 1970
+    about = {name: started.get(name) for name in ("job", "host", "started", "generation", "model_commit")}
     if result is None:
         ended = {"outcome": "running" if run_id == at_work else "killed", "exit_code": None}
     else:
         ended = {"outcome": _outcome(str(result.get("outcome")), report), "exit_code": result.get("exit_code")}
-    return {"run_id": run_id, **about, **ended, **{name: report.get(name) for name in names}}
+    rows, failed = report.get("rows"), report.get("rows_failed")
+    shares = {"error_share": round(failed / rows, 4) if rows and failed is not None else None}
+    return {"run_id": run_id, **about, **ended, **{name: report.get(name) for name in _NUMBERS}, **shares}
 
 
 def _outcome(result: str, report: dict[str, Any]) -> str:
     if result == "success" or report.get("outcome") in (None, "success"):  # what went wrong came after the report
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", result).lower()
+        return outcome_of(result)
     return str(report["outcome"])

@@ -16,12 +16,14 @@ import functools
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hfbatch.sequences import Array
 from hfbatch.where_syntax import ALLOWED, PLACEHOLDER, WhereError, column_name, is_column, parse, short
 
-__all__ = ["WhereError", "columns_of", "parse_where"]
+__all__ = ["WhereError", "columns_of", "may_hold", "parse_where"]
 
 _COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.Eq: "equal",
@@ -57,6 +59,26 @@ def columns_of(text: str) -> set[str]:
     """The names of the columns that `text` reads. Raises WhereError where it cannot be parsed."""
     tree, names = parse(text)
     return {column_name(node.id, names) for node in ast.walk(tree) if isinstance(node, ast.Name) and is_column(node)}
+
+
+def may_hold(text: str, known: pa.Table) -> Array:
+    """(rows,) bool: False where `text` cannot be true for a row of `known`, whatever its other columns hold.
+
+    Raises what `parse_where` does, for the parts that speak of columns of `known` alone.
+    """
+    tree, names = parse(text)
+    return _may_hold(tree, _Compiler(known.schema, names), known.append_column("", pa.array(np.arange(len(known)))))
+
+
+def _may_hold(node: ast.expr, compiler: _Compiler, known: pa.Table) -> Array:
+    if set(compiler._columns(node)) <= set(known.schema.names):
+        true = known.filter(compiler.build(node))[""].to_numpy()
+        return np.isin(np.arange(len(known)), true)
+    if isinstance(node, ast.BoolOp):
+        parts = [_may_hold(value, compiler, known) for value in node.values]
+        combined = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
+        return np.asarray(combined.reduce(parts))
+    return np.ones(len(known), dtype=bool)
 
 
 class _Compiler:

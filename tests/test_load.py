@@ -6,6 +6,7 @@ import contextlib
 import pickle
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def test_form_and_content_are_told_together(write: Any) -> None:
         ({**JOB, "top_k": "3"}, "top_k", "unknown key", "it belongs under params"),
         ({**JOB, "actors": "3"}, "actors", "unknown key", "it belongs in a machine file (--on)"),
         (job_with(model={"vars": {}}), "model.vars", "unknown key", "it belongs at the top level"),
-        (job_with(output={"zzz": "1"}), "output.zzz", "unknown key", "the keys here are path, prefix"),
+        (job_with(output={"zzz": "1"}), "output.zzz", "unknown key", "the keys here are path, prefix, partition_by"),
         (job_with(input={"LIMIT": "1"}), "input.LIMIT", "unknown key", "write 'limit'"),
         (job_with(params={"topk": "1"}), "params.topk", "unknown parameter", "write 'top_k'"),
         (job_with(params={"dtype": "1"}), "params.dtype", "unknown parameter", "it belongs under model"),
@@ -344,6 +345,30 @@ def test_a_variable_of_the_command_line_wins_and_need_not_be_declared(write: Any
     job = load_job(name, vars={"day": "friday", "part": "7"})
     assert job.output.path == "friday-7"
     assert job.vars == {"day": "friday", "part": "7"}
+
+
+def test_today_and_yesterday_are_dates_in_utc_that_need_no_declaration(write: Any) -> None:
+    text = "task: fill-mask\nmodel: {id: m}\ninput: {path: 'in/${yesterday}'}\noutput: {path: 'out/${today}'}\n"
+    before = datetime.now(UTC).date()
+    job = load_job(write(text))
+    after = datetime.now(UTC).date()
+    found = (job.input.path, job.output.path)
+    assert found in [(f"in/{day - timedelta(days=1)}", f"out/{day}") for day in (before, after)]
+    assert job.vars == {}
+    job = load_job(write(text + "vars: {today: soon}\n"), vars={"yesterday": "2026-11-20"})
+    assert (job.input.path, job.output.path) == ("in/2026-11-20", "out/soon")
+
+
+def test_a_slip_in_a_built_in_variable_is_told_and_day_is_none_of_them(write: Any) -> None:
+    text = "task: fill-mask\nmodel: {id: m}\ninput: {path: '${%s}'}\noutput: {path: out}\n"
+    for name, fix in (("yesteday", "write ${yesterday}"), ("day", "declare it under vars:, or give --var day=VALUE")):
+        (found,) = problems(write(text % name))
+        assert (found.message, found.fix) == (f"no variable {name!r}", fix)
+
+
+def test_a_machine_file_has_no_built_in_variables_either() -> None:
+    with pytest.raises(SpecError, match="no variable 'today'"):
+        load_machine({"address": "${today}"})
 
 
 def test_a_variable_can_be_a_number() -> None:

@@ -387,11 +387,11 @@ def test_the_model_reads_a_shard_as_the_source_does(monkeypatch):
     """Same rows, same ticket, same steps; and as many passes."""
     from hfbatch import passes, source  # Ray, which nothing else here needs
 
-    class Read(source.ReadShard):
-        def _batches(self, shard, refs):
-            rows = pa.array(range(shard.rows), pa.int64())
-            yield pa.RecordBatch.from_arrays([rows.cast(pa.string()), rows], names=["text", col.ROW])
+    def batches(job, pieces, refs):
+        rows = pa.array(range(sum(piece.rows for piece in pieces)), pa.int64())
+        yield pa.RecordBatch.from_arrays([rows.cast(pa.string()), rows], names=["text", col.ROW])
 
+    monkeypatch.setattr(source, "numbered_batches", batches)
     monkeypatch.setattr(source, "open_store", lambda store: store)
     world = World(SCENARIOS["changed, added, removed"].objects())
     base = next(shard for shard in world.ruling().shards if len(shard.pieces) == 2)
@@ -399,7 +399,8 @@ def test_the_model_reads_a_shard_as_the_source_does(monkeypatch):
     more = Shard.of([*base.pieces, Piece("e", "1", 0, 2)], None, 2, base=base.id)
     for shard in (whole, nothing, more, base):
         mine, theirs = (
-            told_by(world, shard, read) for read in (Driver.read, lambda _, job, shard: Read(job).read(shard, []))
+            told_by(world, shard, read)
+            for read in (Driver.read, lambda _, job, shard: source.ReadShard(job).read(shard, []))
         )
         assert mine == theirs
     assert passes.PASSES == PASSES

@@ -43,7 +43,9 @@ def test_an_output_that_has_just_begun_has_nothing_committed(output, tmp_path):
     assert (found["complete"], found["rows_planned"], found["rows_committed"]) == (False, 300, 0)
     assert (found["shards"], found["shards_committed"]) == (3, 0)
     about = {"run_id": RUN, "job": None, "host": "here", "started": None, "exit_code": None}
-    assert found["runs"] == [dict.fromkeys(REPORT) | about | {"outcome": "killed"}]
+    more = "rows rows_changed rows_skipped labels error_share generation model_commit".split()
+    more += [f"files_{what}" for what in ("new", "changed", "skipped", "failed", "removed")]
+    assert found["runs"] == [dict.fromkeys([*REPORT, *more]) | about | {"outcome": "killed"}]
     assert found["live"] is None
 
 
@@ -70,12 +72,31 @@ def test_status_as_text_names_state_rows_and_runs(output, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "state         not complete; the command that made it resumes it\n" in text
     assert "rows          100 committed of 300 planned, 0 with an error\n" in text
-    assert f"{RUN}  killed " in text
+    assert f"{RUN}  killed\n" in text
     output.write_run_file(RUN, "report.json", REPORT)
     output.write_run_file(RUN, "result.json", {"outcome": "success", "exit_code": 0})
     states.status(status_of(tmp_path))
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.split() == [RUN, "success", "0", "300", "2", "1,234.6", "5.3%", "here"]
+    assert last.split() == [RUN, "success", "0", "300", "2", "1,234.6"]
+
+
+def test_runs_stand_side_by_side_with_their_share_of_errors_model_and_labels(output, tmp_path, capsys):
+    for day, commit_, labels in ((20, "a" * 40, {"good": 6, "bad": 3, "odd": 1}), (21, "sha256:" + "b" * 64, {})):
+        run_id = f"202611{day}T020000-bbbbbb"
+        begun = {"started": 1_700_000_000.0 + day, "model_commit": commit_, "host": "here"}
+        output.write_run_file(run_id, "started.json", begun)
+        report = {"outcome": "success", "rows": 400, "rows_new": 300, "rows_failed": 2, "rows_per_s": 10.0}
+        output.write_run_file(run_id, "report.json", {**report, "labels": labels})
+        output.write_run_file(run_id, "result.json", {"outcome": "success", "exit_code": 0})
+    states.status(status_of(tmp_path))
+    *_, first, killed, second = capsys.readouterr().out.splitlines()
+    assert killed.startswith(RUN), "run ids sort by time"
+    assert first == (
+        "2023-11-14 22:13:40     success     0   300       2  0.50%    10.0  aaaaaaaa  good 60%, bad 30%, odd 10%"
+    )
+    assert second.split()[-3:] == ["0.50%", "10.0", "bbbbbbbb"]
+    newest = read_status(str(tmp_path / "out"), runs=2)["runs"]
+    assert [run["run_id"] for run in newest] == ["20261121T000000-aaaaaa", "20261121T020000-bbbbbb"]
 
 
 @pytest.mark.parametrize(
