@@ -12,9 +12,9 @@ import pickle
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -26,7 +26,7 @@ from hfbatch.access import redact
 from hfbatch.errors import HfbatchError, InputChanged, StorageError, SystemicError
 from hfbatch.spec import ActorRange, Machine
 from hfbatch.startup import ray_for
-from hfbatch.tally import DeviceLost, Failure, Meter, Report, Stopped, Tally
+from hfbatch.tally import DeviceLost, Failure, Meter, Stopped, Tally
 
 REPORT_S = 0.5  # how often a worker tells the tally
 
@@ -36,6 +36,7 @@ class Pool:
     """The actors a run gets: what the machine file says, with `auto` settled by what Ray has."""
 
     size: ActorRange
+    start: int  # actors that it begins with
     gpus: float
     cpus: float
     threads: int
@@ -46,30 +47,51 @@ class Pool:
 def connected(machine: Machine) -> Iterator[Pool]:
     """Ray is up inside; one that this started goes down after. A Ray already running in this process is used."""
     with ray_for(machine), _data_context():
-        yield _pool(machine)
+        yield pool_here(machine)
 
 
-def _pool(machine: Machine) -> Pool:
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpus_there, cpus_there = int(there.get("GPU", 0)), there.get("CPU", 0.0)
+def pool_here(machine: Machine) -> Pool:
+    """`pool_for` the nodes that Ray has now."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return pool_for(machine, [node["Resources"] for node in nodes if node["Alive"]])
+
+
+def pool_for(machine: Machine, nodes: Sequence[Mapping[str, float]]) -> Pool:
+    """The pool on nodes that have these resources, by Ray's names. SystemicError for GPUs that are not here.
+
+    On GPUs it begins with as many actors as they have room for: one at a time, each would wait for the last to load.
+    """
+    gpus_there, cpus_there = int(_sum(nodes, "GPU")), _sum(nodes, "CPU")
     gpus = float(gpus_there > 0) if machine.gpus_per_actor == "auto" else machine.gpus_per_actor
     if machine.address is None and gpus > gpus_there:
         raise SystemicError(
             f"machine.gpus_per_actor is {gpus:g}, but Ray sees {gpus_there} GPUs here, and would wait for ever; "
             "write auto or 0, or set machine.address to a cluster that has them"
         )
+    room = _room(nodes, gpus) if gpus else 1
     if machine.actors == "auto":
-        count = max(1, int(gpus_there / gpus)) if gpus else 1
-        size = ActorRange(min=count, max=count)
+        size = ActorRange(min=max(1, room), max=max(1, room))
     elif isinstance(machine.actors, ActorRange):
         size = machine.actors
     else:
         size = ActorRange(min=machine.actors, max=machine.actors)
+    start = max(size.min, min(size.max, room))
     in_actor = machine.cpu_steps == "actor" or (machine.cpu_steps == "auto" and not gpus)
     cpus = machine.cpus_per_actor
-    if cpus_there >= 2 and size.min * cpus > cpus_there - 1:
-        cpus = (cpus_there - 1) / size.min  # one is left to read and write: without it the actors would wait for ever
-    return Pool(size, gpus, cpus, _threads(machine, size.max), in_actor)
+    if cpus_there >= 2 and start * cpus > cpus_there - 1:
+        cpus = (cpus_there - 1) / start  # one is left to read and write: without it the actors would wait for ever
+    return Pool(size, start, gpus, cpus, _threads(machine, size.max), in_actor)
+
+
+def _sum(nodes: Sequence[Mapping[str, float]], resource: str) -> float:
+    return sum(node.get(resource, 0.0) for node in nodes)
+
+
+def _room(nodes: Sequence[Mapping[str, float]], gpus: float) -> int:
+    """How many actors find `gpus` free: whole GPUs of one node, or a share of one GPU."""
+    if gpus < 1:
+        return int(_sum(nodes, "GPU")) * int(1 / gpus)
+    return sum(int(node.get("GPU", 0.0) // gpus) for node in nodes)
 
 
 def _threads(machine: Machine, actors: int) -> int:
@@ -88,6 +110,8 @@ def _data_context() -> Iterator[None]:
         "max_errored_blocks": -1,  # what a lost block held is found by reconciling with the commit records
         "enable_progress_bars": False,
         "actor_task_retry_on_errors": False,
+        # A pool grows once each of its actors has a shard: at Ray's 1.75, one that gets them singly never would.
+        "autoscaling_config": replace(context.autoscaling_config, actor_pool_util_upscaling_threshold=1.0),
     }
     before, level = {name: getattr(context, name) for name in wanted}, logger.level
     for name, value in wanted.items():
@@ -153,7 +177,7 @@ def _failure(step: str, error: BaseException, constructing: bool) -> Failure:
     return Failure(step, message, redact(traceback.format_exc()), ours, fatal)
 
 
-def throttled(tally: Any, worker: str) -> Report:
+def throttled(tally: Any, worker: str) -> Callable[[Meter], None]:
     """A `report` for model.Predict: sends totals at most every REPORT_S, raises Stopped when told to.
 
     Rows and errors are not in them: those the tally counts by shard, as a shard may be run more than once.

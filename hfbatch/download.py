@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import constants, get_session, snapshot_download
 from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # exported, not in __all__
 
 from hfbatch.errors import StorageError
 from hfbatch.hub_errors import endpoint, hub_failures, hub_host, is_offline, is_transient
@@ -24,6 +26,23 @@ from hfbatch.store_errors import with_retries
 T = TypeVar("T")
 
 MAX_WAIT_S = 300  # the Hub counts requests in windows of five minutes
+
+
+@contextmanager
+def one_at_a_time(repo: str, commit: str) -> Iterator[None]:
+    """Inside, no other process with the same cache fetches this commit.
+
+    So of the actors that start on a node together one asks the Hub, and the others find its files on disk. The lock
+    goes with the process that holds it. A cache that cannot be written to is read without one.
+    """
+    locks = Path(constants.HF_HUB_CACHE) / ".locks" / repo_folder_name(repo_id=repo, repo_type="model")
+    with ExitStack() as stack:
+        try:
+            locks.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(WeakFileLock(locks / f"hfbatch-{commit}.lock"))
+        except OSError:
+            pass
+        yield
 
 
 def download(repo: str, commit: str, patterns: Sequence[str], ignored: Sequence[str] = ()) -> str:

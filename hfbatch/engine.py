@@ -285,6 +285,7 @@ class Engine:
         cost = self._cost(batch, lengths)
         self.tuner.ran(cost, self._last_s)
         self.meter.batches += 1
+        self.meter.batch_s += self._last_s
         self.meter.sequences += len(batch)
         self.meter.tokens += int(lengths[batch].sum())
         self.meter.padded_tokens += cost

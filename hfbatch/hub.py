@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, not in __all__
 
-from hfbatch.download import ask, download
+from hfbatch.download import ask, download, one_at_a_time
 from hfbatch.errors import AccessRefused, StorageError
 from hfbatch.hub_errors import ModelProblem, endpoint, hub_failures, hub_host, is_offline, offline_failure
 from hfbatch.spec import ModelSpec
@@ -79,13 +80,16 @@ def fetch(model: PinnedModel, *, weights: bool = True, code: bool = False) -> st
 
     weights=False brings configs and tokenizer only (enough to plan); code=True the Python files too, also those of
     another repository that the model names. Raises what `resolve_model` does.
+
+    Of processes that share a cache and want the same commit, one downloads it, and the others wait and load from disk.
     """
     patterns = [*SMALL_FILES, *(SAFE if weights else ()), *(CODE if code else ())]
-    folder = model.local_path or download(model.id, model.commit, patterns, NOT_OURS)
-    if weights and not weights_among(_names_in(folder), SAFE):
-        _fetch_pickles(model, folder)
-    if code:
-        _fetch_code(model, folder)
+    with one_at_a_time(model.id, model.commit) if model.local_path is None else nullcontext():
+        folder = model.local_path or download(model.id, model.commit, patterns, NOT_OURS)
+        if weights and not weights_among(_names_in(folder), SAFE):
+            _fetch_pickles(model, folder)
+        if code:
+            _fetch_code(model, folder)
     return folder
 
 

@@ -24,6 +24,7 @@ class Meter:
     tokens: int = 0
     padded_tokens: int = 0
     forward_s: float = 0.0
+    batch_s: float = 0.0  # of every batch from its start to its results; more than forward_s where batches overlap
     errors: int = 0
 
     def __add__(self, other: Meter) -> Meter:
@@ -54,6 +55,7 @@ class Snapshot:
     meters: dict[str, dict[str, float]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     heard: int = 0  # how often workers have spoken of shards since the first one was in a model
+    foreseen: tuple[float, str] | None = None  # seconds of the whole run, and how they were known beforehand
 
     def total(self, name: str) -> float:
         """Sum over workers."""
@@ -73,6 +75,16 @@ class Tally:
         self._busy = set[str]()  # shards between the model and their commit
         self._entered: Counter[str] = Counter()  # shard -> how often work on it began that has not ended
         self._results: dict[str, tuple[int, int]] = {}  # shard -> (rows, errors)
+        self._loading = 0
+
+    def load(self) -> int:
+        """A process begins to load the model; returns how many have since one last came through with it."""
+        self._loading += 1
+        return self._loading
+
+    def loaded(self) -> None:
+        """A process has loaded the model."""
+        self._loading = 0
 
     def enter(self, shard: str) -> int:
         """A process begins to work on a shard; returns how many have died over it."""

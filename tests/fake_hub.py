@@ -158,6 +158,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.json({"id": repo_id, "modelId": repo_id, "sha": sha, "private": False, "gated": gated, "tags": [],
                    "downloads": 0, "likes": 0, "siblings": siblings})  # fmt: skip
 
+    def harnesses(self) -> None:
+        """What huggingface_hub asks for once a day and machine, to name the program that runs it."""
+        self.json({"standardEnvVars": [], "harnesses": {"none": {"envVars": {}}}})
+
     def refs(self, repo_id: str) -> None:
         repo = self.repo(repo_id)
         heads = {name: shas[0] for name, shas in repo.history.items()}
@@ -226,6 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 _ID = r"/([^/]+(?:/[^/]+)?)"
 _ROUTES: tuple[tuple[str, Callable[..., None]], ...] = (
+    (r"/api/agent-harnesses", _Handler.harnesses),
     (rf"/api/(?:models|datasets){_ID}/refs", _Handler.refs),
     (rf"/api/(?:models|datasets){_ID}/commits/([^/]+)", _Handler.commits),
     (rf"/api/(?:models|datasets){_ID}/tree/([^/]+)(?:/(.+))?", _Handler.tree),
@@ -270,7 +275,7 @@ def fake_hub(cache: Path) -> Iterator[FakeHub]:
         for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGING_FACE_HUB_TOKEN", "TRANSFORMERS_OFFLINE"):
             os.environ.pop(name, None)  # mock.patch.dict puts them back
         for name, value in (("HF_HUB_CACHE", str(cache / "hub")), ("HF_TOKEN_PATH", str(cache / "token")),
-                            ("HF_HUB_OFFLINE", False)):  # fmt: skip
-            stack.enter_context(mock.patch.object(constants, name, value))
+                            ("AGENT_HARNESSES_PATH", str(cache / "harnesses")), ("HF_HUB_OFFLINE", False)):  # fmt: skip
+            stack.enter_context(mock.patch.object(constants, name, value, create=True))
         stack.callback(close_session)
         yield hub

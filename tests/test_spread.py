@@ -30,8 +30,8 @@ class Patient(BertForSequenceClassification):
     def forward(self, **inputs):
         here = Path(self.config.meeting)
         (here / str(os.getpid())).touch()
-        deadline = time.monotonic() + 60
-        while len(list(here.iterdir())) < 2 and time.monotonic() < deadline:
+        deadline = here.stat().st_mtime + 60  # since the last one came: with no second one all of this fails soon
+        while len(list(here.iterdir())) < 2 and time.time() < deadline:
             time.sleep(0.05)
         return super().forward(**inputs)
 """

@@ -42,6 +42,13 @@ def test_the_code_works_once_a_row_has_had_a_result():
     assert tally.works()
 
 
+def test_loads_are_counted_since_the_last_that_came_through():
+    tally = Tally()
+    assert [tally.load(), tally.load()] == [1, 2]
+    tally.loaded()
+    assert tally.load() == 1
+
+
 @pytest.mark.parametrize("fatal", [False, True])
 def test_only_a_fatal_failure_stops_the_workers(fatal):
     tally = Tally()
