@@ -7,7 +7,6 @@ numbers may differ as they do from batch to batch and device to device.
 from __future__ import annotations
 
 import math
-import os
 import random
 from bisect import bisect_right
 from collections import defaultdict
@@ -25,6 +24,7 @@ from hfbatch.carry import ROWS, Held
 from hfbatch.errors import Damage
 from hfbatch.examine import Examined, Flaw
 from hfbatch.formats import read_rows
+from hfbatch.inprocess import InProcess
 from hfbatch.ledger import Ledger
 from hfbatch.objects import UNREADABLE
 from hfbatch.planner import Plan, check_no_conflict, make_plan
@@ -89,7 +89,7 @@ def recheck(plan: Plan, rows: int, seed: int | None = None) -> Rechecked:
     chosen = _chosen(ledger.receipts(plan.job.generation, ids), rows, seed)
     unchecked: defaultdict[str, int] = defaultdict(int)
     samples = [each for receipt, at in chosen if (each := _sampled(plan, ledger, receipt, at, unchecked))]
-    infer = _Inference(plan) if samples else None
+    infer = InProcess(plan) if samples else None
     flaws = [flaw for block in _blocks(samples) if infer for flaw in _compared(plan, block, infer)]
     lost = tuple(f"{path} ({count:,} of the rows)" for path, count in sorted(unchecked.items()))
     return Rechecked(seed, sum(len(each.inputs) for each in samples), lost, tuple(flaws))
@@ -160,9 +160,11 @@ def _blocks(samples: Sequence[Sampled]) -> Iterator[list[Sampled]]:
         yield block
 
 
-def _compared(plan: Plan, block: Sequence[Sampled], infer: _Inference) -> Iterator[Flaw]:
+def _compared(plan: Plan, block: Sequence[Sampled], infer: InProcess) -> Iterator[Flaw]:
     """What differs in the rows of a block."""
-    inferred = infer(block).to_pylist()
+    table = pa.concat_tables([sample.inputs for sample in block])
+    table = table.append_column(col.ROW, pa.array(range(len(table)), pa.int64()))
+    inferred = infer(table, [piece for sample in block for piece in sample.pieces]).to_pylist()
     rows = (
         (sample, f"{path} row {row}", committed)
         for sample in block
@@ -175,30 +177,6 @@ def _compared(plan: Plan, block: Sequence[Sampled], infer: _Inference) -> Iterat
                 what = f"{name}: committed {_short(committed[name])}, inferred {_short(now[name])}"
                 fix = f"where no library has changed since, delete {sample.url} and `hfbatch repair` makes it again"
                 yield Flaw(place, what, fix, "value", sample.shard)
-
-
-class _Inference:
-    """The stages between source and sink, in this process."""
-
-    def __init__(self, plan: Plan) -> None:
-        from hfbatch.model import Predict
-        from hfbatch.postprocess import Postprocess
-        from hfbatch.preprocess import Preprocess
-
-        threads = plan.machine.threads_per_actor
-        cores = len(os.sched_getaffinity(0)) if threads == "auto" else threads
-        self.predict = Predict(plan.job, plan.machine, cores, Preprocess(plan.job))
-        self.postprocess = Postprocess(plan.job, "")
-
-    def __call__(self, block: Sequence[Sampled]) -> pa.Table:
-        """The output of the block's rows, in order."""
-        table = pa.concat_tables([sample.inputs for sample in block]).combine_chunks()
-        numbers = pa.array(range(len(table)), pa.int64())
-        table = table.append_column(col.ROW, numbers).append_column(col.ERROR, pa.nulls(len(table), pa.string()))
-        pieces = [piece for sample in block for piece in sample.pieces]
-        # With a base, as rows that are tried again have: a sample that fails alike is no reason to give up.
-        ticket = col.Ticket("sample", len(table), "", pieces, base="sample")
-        return self.postprocess(self.predict(ticket.on(table)))
 
 
 def _same(name: str, left: Any, right: Any, tolerance: float) -> bool:
