@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -67,3 +68,13 @@ def peaks(device: torch.device) -> dict[str, float]:
     if device.type == "cuda":
         found["peak_gpu"] = float(torch.cuda.max_memory_allocated(device))
     return found
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Torch's number of threads is as before, after."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
