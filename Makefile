@@ -7,11 +7,15 @@ export PYTHONDONTWRITEBYTECODE =
 # Two processes, one for all tests that start Ray: tests/conftest.py says which go together.
 SPREAD = --numprocesses 2 --dist loadgroup
 
-.PHONY: quickstart test test-all lint types format check bench bench-gpu clean
+.PHONY: quickstart notebooks test test-all lint types format check bench bench-gpu clean
 
 quickstart: .venv/demo.stamp
 	$(BIN)/python benchmarks/demo_data.py
 	$(BIN)/hfbatch run jobs/quickstart.yaml --head 3
+
+# What the notebooks read: a minute of fine-tuning. Then open them with Jupyter, in notebooks/.
+notebooks: .venv/real.stamp .venv/demo.stamp
+	$(BIN)/python -m notebooks.prepare
 
 test: .venv/dev.stamp .venv/demo.stamp
 	$(BIN)/python -m pytest $(SPREAD)

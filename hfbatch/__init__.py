@@ -13,12 +13,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from hfbatch.enrichment import enrich, shutdown, warm
 from hfbatch.errors import HfbatchError, SpecError
 from hfbatch.load import load_job, load_machine
 from hfbatch.spec import JobSpec, Machine
 from hfbatch.trust import check_trust
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from hfbatch.comparison import Comparison
     from hfbatch.examine import Examined
     from hfbatch.failed import FailedRow
     from hfbatch.planner import Plan
@@ -31,14 +35,19 @@ __all__ = [
     "Machine",
     "SpecError",
     "check",
+    "compare",
+    "enrich",
     "failed_rows",
     "load_job",
     "load_machine",
     "plan",
+    "preview",
     "repair",
     "retry",
     "run",
+    "shutdown",
     "verify",
+    "warm",
 ]
 
 Job: TypeAlias = str | Path | Mapping[str, Any] | JobSpec
@@ -110,6 +119,36 @@ def run(
     tell = logging.getLogger(__name__).info if wait else None
     with early_start(machine) as begin:
         return run_in_turn(make, lambda made: pipeline.run(made, watch=watch), tell)[1]
+
+
+def preview(
+    job: Job,
+    rows: int = 5,
+    *,
+    on: On = None,
+    vars: Mapping[str, str] | None = None,
+    trust_remote_code: bool = False,
+) -> pa.Table:
+    """The first `rows` rows of a job through the real model, in this process; nothing is written anywhere.
+
+    A table with the columns that `run` would write. What stands in the output plays no part. Raises what `plan` does,
+    such as SpecError (2).
+    """
+    from hfbatch.previewing import preview_plan
+
+    return preview_plan(plan(job, on=on, vars=vars, trust_remote_code=trust_remote_code), rows)
+
+
+def compare(a: str, b: str, *, on: str | None = None, top: int = 10) -> Comparison:
+    """Where two outputs agree over the same rows: labels, scores, vectors, texts, errors; streamed.
+
+    A row is the same where its input file, the file's content and its number are, or where column `on` is. `top`: how
+    many of the rows that differ most are told. Raises SpecError (2) where no run wrote or no row is in both, and
+    Damage (6).
+    """
+    from hfbatch.comparing import compare_outputs
+
+    return compare_outputs(a, b, on=on, top=top)
 
 
 def failed_rows(output: str, *, code: str | None = None) -> Iterator[FailedRow]:

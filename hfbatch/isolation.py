@@ -96,7 +96,7 @@ class Isolated:
             errors |= {int(rows[row]): error for row, error in errors_in(part).items()}
         for name in ("rows", "errors"):
             stats[name] = stats.get(name, 0) + len(crashed)
-        self.predict.engine.meter += Meter(**{name: stats.get(name, 0) for name in vars(Meter())})  # type: ignore[arg-type]
+        self.predict.engine.meter += Meter(**{name: stats.get(name, 0) for name in vars(Meter())})
         result = table.drop_columns([name for name in table.column_names if name.startswith(col.INPUT)])
         for prefix in (col.INPUT, col.OUTPUT):
             parts = [(rows, sequences) for rows, part in made if len(sequences := col.sequences_of(part, prefix))]

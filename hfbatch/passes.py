@@ -11,7 +11,7 @@ import pickle
 import socket
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -21,11 +21,13 @@ import ray.data
 from hfbatch import source, tasks
 from hfbatch.access import redact
 from hfbatch.cluster import Guard, Pool, connected, start_tally, throttled
-from hfbatch.columns import ticket_of
+from hfbatch.columns import ERROR, ticket_of
 from hfbatch.errors import SystemicError
 from hfbatch.job import Job
 from hfbatch.lease import Lease
 from hfbatch.ledger import Ledger
+from hfbatch.logs import event
+from hfbatch.metrics import Metrics
 from hfbatch.planner import Plan
 from hfbatch.postprocess import Postprocess
 from hfbatch.preprocess import Preprocess
@@ -68,7 +70,7 @@ def run_passes(
                 if not left or len(left) == len(todo) or stopping.reason or watching.snapshot().fatal:
                     break
                 todo = left
-        return watching.snapshot()
+        return replace(watching.snapshot(), foreseen=watching.foreseen)
 
 
 @dataclass(frozen=True)
@@ -91,15 +93,22 @@ def budgets_of(receipts: Iterable[Receipt]) -> dict[str, int]:
 def _run_wave(run: Run, rows: ray.data.Dataset, pool: Pool, tally: Any) -> None:
     """Some packed shards through the pipeline. What fails is in the tally and stays uncommitted."""
     try:
-        for _ in _stages(run, pool, tally)(rows).iter_batches(
+        for receipts in _stages(run, pool, tally)(rows).iter_batches(
             batch_size=None, prefetch_batches=0, batch_format="pyarrow"
         ):
-            continue
+            _log_commits(run.id, receipts)
     except ray.exceptions.RayError as error:
         if not ray.get(tally.snapshot.remote()).failures:
             raise SystemicError(f"Ray failed: {error}") from error
         failure = Failure("ray", f"{type(error).__name__}: {error}", redact(traceback.format_exc()))
         ray.get(tally.fail.remote(pickle.dumps(failure)))
+
+
+def _log_commits(run_id: str, receipts: pa.Table) -> None:
+    for text in receipts["receipt"].to_pylist():
+        receipt = Receipt.from_json(text)
+        told = {"data": receipt.data, "rows": receipt.rows, "rows_failed": receipt.failed, "nbytes": receipt.nbytes}
+        event(run_id, "shard_committed", shard=receipt.shard, **told)
 
 
 def _stages(run: Run, pool: Pool, tally: Any) -> Callable[[ray.data.Dataset], ray.data.Dataset]:
@@ -150,13 +159,16 @@ def _load_step(run: Run, pool: Pool, tally: Any) -> Callable[[pa.Table], pa.Tabl
     from hfbatch.isolation import Isolated  # torch, which only this process needs
     from hfbatch.model import Predict
 
+    _refuse_to_load_for_ever(ray.get(tally.load.remote()), pool)
     job, in_actor = run.job, pool.cpu_steps_in_actor
-    report = throttled(tally, f"{socket.gethostname()}:{os.getpid()}")
+    metrics = Metrics(job.name, job.task)
+    report = metrics.beside(throttled(tally, f"{socket.gethostname()}:{os.getpid()}"))
     preprocess = Preprocess(job) if _preprocess_in_actor(job, pool) else None
     predict = Predict(job, run.machine, pool.threads, preprocess, report, gpu=pool.gpus > 0)
     predict.engine.recall(run.budgets)
     predict.unproven = not (run.proven or ray.get(tally.works.remote()))
     isolated, postprocess = Isolated(predict), Postprocess(job, run.id) if in_actor else None
+    ray.get(tally.loaded.remote())
 
     def step(block: pa.Table) -> pa.Table:
         shard = ticket_of(block).shard
@@ -172,10 +184,24 @@ def _load_step(run: Run, pool: Pool, tally: Any) -> Callable[[pa.Table], pa.Tabl
         except BaseException:
             ray.get(tally.leave.remote(shard))
             raise
+        metrics.record(predict.engine.meter)
+        metrics.record_errors(made[ERROR if postprocess is None else "error"].drop_null().to_pylist())
         ray.get(tally.leave.remote(shard, (ticket.rows + ticket.carried, int(ticket.stats["errors"]))))
         return made
 
     return step
+
+
+def _refuse_to_load_for_ever(begun: int, pool: Pool) -> None:
+    """SystemicError once each actor may have died RETRIES times over it: Ray begins anew each time, without end.
+
+    `begun`: loads since the last that came through. As many as the pool has actors may be under way.
+    """
+    if begun > pool.size.max * (1 + RETRIES):
+        raise SystemicError(
+            f"{begun - pool.size.max} processes or more died while they loaded the model, and none came through; was "
+            "there too little memory for it? Take fewer actors a node, or larger nodes, and run the same command again"
+        )
 
 
 def _preprocess_in_actor(job: Job, pool: Pool) -> bool:
@@ -188,7 +214,10 @@ def _actor_options(pool: Pool, shards: int) -> dict[str, Any]:
     in_flight = 1 if pool.size.max > 1 and shards <= FEW * pool.size.max else 2
     options: dict[str, Any] = {
         "compute": ray.data.ActorPoolStrategy(
-            min_size=pool.size.min, max_size=pool.size.max, max_tasks_in_flight_per_actor=in_flight
+            min_size=pool.size.min,
+            max_size=pool.size.max,
+            initial_size=pool.start,
+            max_tasks_in_flight_per_actor=in_flight,
         ),
         "num_cpus": pool.cpus,
         "max_restarts": -1,

@@ -6,14 +6,16 @@ what is missing again, so nothing that Ray loses or repeats can lose or double a
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
-from hfbatch import faults
+from hfbatch import faults, logs
 from hfbatch.access import redact, redact_all
 from hfbatch.budget import Budget
 from hfbatch.errors import (
@@ -26,6 +28,7 @@ from hfbatch.errors import (
     SystemicError,
     exit_code,
 )
+from hfbatch.forecast import expected
 from hfbatch.lease import Lease
 from hfbatch.ledger import Ledger
 from hfbatch.planner import Plan, check_no_conflict
@@ -48,15 +51,21 @@ def run(plan: Plan, *, watch: Callable[[Progress], None] | None = None) -> RunRe
     check_no_conflict(plan)
     ledger = Ledger(open_store(plan.job.output))
     if plan.complete:
-        return _report(plan, ledger, "", "nothing_to_do", started)
+        report = _report(plan, ledger, "", "nothing_to_do", started)
+        logs.tell_end(report)
+        return report
     run_id, stopping = new_run_id(), Stopping(plan.machine.grace_s)
-    with Lease(ledger.store, run_id, plan.job.name) as lease, _result(ledger, run_id), interruptible(stopping):
+    log = logs.RunLog(ledger.store, run_id)
+    with Lease(ledger.store, run_id, plan.job.name) as lease, log, _result(ledger, run_id), interruptible(stopping):
+        logs.tell_plan(plan, run_id)
         ruling = _begin(plan, ledger, run_id)
         snapshot = _infer(plan, ruling, lease, stopping, watch)
         receipts = _reconcile(plan, ledger)
         _judge(plan, ledger, run_id, receipts, stopping.reason, snapshot, started)
-        report = _report(plan, ledger, run_id, "success", started, receipts)
+        report = _report(plan, ledger, run_id, "success", started, receipts, snapshot)
         ledger.publish(run_id, ruling, receipts, report.model_dump())
+        logs.tell_end(report)
+    _write_page(ledger, report)
     return report
 
 
@@ -76,6 +85,7 @@ def _result(ledger: Ledger, run_id: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        logs.tell_failure(run_id, error)
         with suppress(StorageError):  # what ended the run is the news
             write(type(error).__name__, exit_code(error), redact(str(error)))
         raise
@@ -90,9 +100,11 @@ def _begin(plan: Plan, ledger: Ledger, run_id: str) -> Agreed:
     # without `vars`, whose values stand where they are used: they may hold what a URL is signed with
     spec = redact_all(plan.spec.model_dump(mode="json", exclude={"vars"}))
     written = {"spec": spec, "model_commit": plan.job.model.commit, "bound": note(plan.question, plan.job)}
+    written["machine"] = redact_all(plan.machine.model_dump(mode="json", exclude_defaults=True))
     ledger.begin(run_id, plan.job.generation, plan.job.identity, {**about, **details, **written})
     ruling = ledger.agree(plan.job.generation, plan.shards, plan.agreed)
     ledger.reopen()
+    logs.event(run_id, "started", plan=ruling.number, shards=len(plan.todo), **about)
     return ruling
 
 
@@ -104,7 +116,9 @@ def _infer(
         return Snapshot()
     from hfbatch.passes import run_passes
 
-    return run_passes(plan, ruling, lease, stopping, watch)
+    foreseen = expected(plan)
+    snapshot = run_passes(plan, ruling, lease, stopping, watch)
+    return replace(snapshot, foreseen=foreseen or snapshot.foreseen)
 
 
 def _reconcile(plan: Plan, ledger: Ledger) -> list[Receipt]:
@@ -136,8 +150,21 @@ def _judge(
         return
     outcomes = {ErrorBudgetExceeded: "error_budget_exceeded", Interrupted: "interrupted"}
     outcome = outcomes.get(type(problem), "incomplete")
-    ledger.write_run_file(run_id, "report.json", _report(plan, ledger, run_id, outcome, started, receipts).model_dump())
+    report = _report(plan, ledger, run_id, outcome, started, receipts, snapshot)
+    ledger.write_run_file(run_id, "report.json", report.model_dump())
+    _write_page(ledger, report)
     raise problem
+
+
+def _write_page(ledger: Ledger, report: RunReport) -> None:
+    """report.html beside report.json. The run is over, and how it ended does not hang on a picture of it."""
+    from hfbatch.pages import write_page
+
+    try:
+        write_page(ledger, report)
+    except Exception as error:
+        why = f"{type(error).__name__}: {redact(str(error))}"
+        logging.getLogger(__name__).warning("report.html not written: %s; try `hfbatch report OUT --html FILE`", why)
 
 
 def _incomplete(plan: Plan, left: int, snapshot: Snapshot) -> HfbatchError:
@@ -157,7 +184,13 @@ def _incomplete(plan: Plan, left: int, snapshot: Snapshot) -> HfbatchError:
 
 
 def _report(
-    plan: Plan, ledger: Ledger, run_id: str, outcome: str, started: float, receipts: Sequence[Receipt] | None = None
+    plan: Plan,
+    ledger: Ledger,
+    run_id: str,
+    outcome: str,
+    started: float,
+    receipts: Sequence[Receipt] | None = None,
+    snapshot: Snapshot | None = None,
 ) -> RunReport:
     if receipts is None:
         receipts = ledger.receipts(plan.job.generation, (shard.id for shard in plan.shards))
@@ -168,5 +201,9 @@ def _report(
         "generation": plan.job.generation,
         "model_id": plan.job.model.id,
         "model_revision": plan.job.model.commit,
+        "partition_by": list(plan.job.partition_by),
+        **plan.changes.as_counts(plan.shards, receipts, run_id),
     }
+    if snapshot is not None and snapshot.foreseen is not None:
+        about["predicted_s"], about["predicted_by"] = snapshot.foreseen
     return make_report(about, receipts, run_id, started, time.time())

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
 from hfbatch import hub
 from hfbatch.binding import bind
+from hfbatch.changes import Changes, changes_of
 from hfbatch.errors import Conflict, SpecError
 from hfbatch.files import FileProblem, list_files
 from hfbatch.formats import FileRef, Inspected, inspect, unify
 from hfbatch.job import Job, canonical
 from hfbatch.ledger import Ledger
 from hfbatch.limit import source_files
+from hfbatch.partitions import folder_of, partition_problem, pruned
 from hfbatch.records import Agreed
 from hfbatch.remembered import question, recall
 from hfbatch.shards import Basis, Limits, Shard, SourceFile, cut, limits_for
@@ -44,6 +46,7 @@ class Plan:
     new_generation: bool = False
     conflict: str | None = None  # why `run` would refuse, if it would
     question: str = ""  # what the job answers; see remembered.py
+    changes: Changes = field(default_factory=Changes)  # files that are new, changed, done; see changes.py
 
     @property
     def todo(self) -> tuple[Shard, ...]:
@@ -54,6 +57,11 @@ class Plan:
     def rows(self) -> int:
         """Rows of all shards, before `where`."""
         return sum(shard.rows for shard in self.shards)
+
+    def _repr_html_(self) -> str:
+        from hfbatch.html import plan_card
+
+        return plan_card(self)
 
 
 def make_plan(
@@ -97,7 +105,9 @@ def _cut(
 ) -> Plan:
     """The plan with its files, shards and state."""
     machine, taken = plan.machine, plan.spec.input
+    folders = {file.file.path: folder_of(file.file, plan.job.partition_by) for file in files}
     sources = source_files(files, taken.limit, taken.where, schema)
+    sources = [replace(source, folder=folders[source.path]) for source in sources]
     limits = limits_for(sum(source.rows for source in sources), machine.shard_rows, machine.shard_bytes, row_bytes)
     refs = {file.file.path: FileRef.of(file, plan.job.input_schema) for file in files}
     return with_state(replace(plan, files=refs), sources, limits, retry, redo)
@@ -136,7 +146,10 @@ def with_state(
     elif foreign := ledger.foreign():
         conflict = f"{store.url(foreign[0])}: not written by hfbatch; move it out of data/ or take another output.path"
     done = frozenset(committed & ids)
-    return replace(plan, shards=shards, done=done, agreed=agreed, complete=complete, conflict=conflict)
+    plan = replace(plan, shards=shards, done=done, agreed=agreed, complete=complete, conflict=conflict)
+    last = agreed if complete else ledger.published()
+    same = last is not None and last.generation == plan.job.generation
+    return replace(plan, changes=changes_of(shards, committed, basis.shards, last.shards if last and same else ()))
 
 
 def _resolve_model(spec: JobSpec) -> hub.PinnedModel:
@@ -147,11 +160,17 @@ def _resolve_model(spec: JobSpec) -> hub.PinnedModel:
 
 
 def _inspect_files(spec: JobSpec) -> tuple[list[Inspected], pa.Schema]:
-    """All files of the input with their schemas, and the schema that holds for all of them."""
+    """The files that may hold rows of the job with their schemas, and the schema that holds for all of them."""
     try:
         listed = list_files(spec.input.paths, spec.input.format)
+        if problem := partition_problem(listed, spec.output.partition_by):
+            index, message, fix = problem
+            raise SpecError([spec.origin.problem(("output", "partition_by", index), message, fix)])
+        kept = pruned(listed, spec.input.where)
         with ThreadPoolExecutor(max_workers=16) as pool:  # remote footers take a round trip each
-            files = list(pool.map(inspect, listed))
+            files = list(pool.map(inspect, kept or listed[:1]))
+        if not kept:  # its columns say whether the job fits; of its rows none is wanted
+            files = [replace(file, blocks=()) for file in files]
         return files, unify(files)
     except FileProblem as problem:
         loc: Loc = ("input", "path") if isinstance(spec.input.path, str) else ("input", "path", problem.index)

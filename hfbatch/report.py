@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from hfbatch import histograms as hist
 from hfbatch.records import Receipt
 
 PACKAGES = ("hfbatch", "torch", "transformers", "tokenizers", "ray", "pyarrow")
@@ -78,6 +79,32 @@ class RunReport(BaseModel):
     peak_gpu_bytes: int
     bytes_written: int
     versions: dict[str, str]
+    # Of the shards that this run committed; see histograms.py. Defaults: reports of before have none of these.
+    token_lengths: list[int] = []  # sequences of up to 1, 2, 4, 8 ... tokens; the 16th: all that are longer
+    labels: dict[str, int] = {}  # label -> rows, the most frequent first; entities and objects each count
+    scores: list[int] = []  # rows by score, in 20 bins of [0, 1]; empty where scores are no probabilities
+    curve: list[tuple[float, int]] = []  # (seconds since the first batch, rows finished by then), at most 200 points
+    predicted_s: float | None = None  # seconds.total, as it was expected
+    predicted_by: Literal["", "plan", "former run", "first shard"] = ""  # `plan --sample`; or what was seen when
+    examples: dict[str, str] = {}  # code -> the message of one such error, of the whole output
+    # What the run found changed; see changes.py. Files with rows are new, changed or skipped, and of those some failed.
+    files: int = 0
+    files_new: int = 0
+    files_changed: int = 0  # another content was committed under that name before
+    files_skipped: int = 0  # all their rows were committed before this run
+    files_failed: int = 0  # not all their rows are committed after it
+    files_removed: int = 0  # were published and are no longer in the input: their rows leave the output
+    shards_changed: int = 0  # of shards_new, those that hold rows of changed files
+    shards_skipped: int = 0
+    shards_failed: int = 0  # of the plan, not committed after this run
+    rows_changed: int = 0  # of rows_new, those of changed files
+    rows_skipped: int = 0  # committed before this run
+    partition_by: list[str] = []  # columns that the folders of data/ give
+
+    def _repr_html_(self) -> str:
+        from hfbatch.html import report_card
+
+        return report_card(self)
 
 
 def make_report(
@@ -108,6 +135,7 @@ def make_report(
         run_id=run_id,
         rows=sum(receipt.rows for receipt in receipts),
         rows_new=rows_new,
+        rows_skipped=sum(receipt.rows for receipt in receipts) - rows_new,
         rows_failed=sum(errors.values()),
         errors=dict(errors.most_common()),
         shards=len(receipts),
@@ -127,6 +155,8 @@ def make_report(
         peak_gpu_bytes=int(_max(mine, "peak_gpu")),
         bytes_written=sum(receipt.nbytes for receipt in mine),
         versions=versions(),
+        **_pictures(mine),
+        examples={code: text for receipt in receipts for code, text in receipt.stats.get("examples", {}).items()},
     )
 
 
@@ -134,6 +164,18 @@ def versions() -> dict[str, str]:
     """Versions of what affects values and speed."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"python": platform.python_version(), **found}
+
+
+def _pictures(receipts: Sequence[Receipt]) -> dict[str, Any]:
+    """What charts are drawn of, by the report's names."""
+    told = [receipt.stats for receipt in receipts]
+    timed = [receipt for receipt in receipts if "last_s" in receipt.stats]
+    return {
+        "token_lengths": hist.summed(stats["token_lengths"] for stats in told if "token_lengths" in stats),
+        "labels": hist.merged_labels(stats["labels"] for stats in told if "labels" in stats),
+        "scores": hist.merged_scores(stats["scores"] for stats in told if "scores" in stats),
+        "curve": hist.finished([(r.stats["first_s"], r.stats["last_s"], r.rows - r.carried) for r in timed]),
+    }
 
 
 def _forward_share(receipts: Iterable[Receipt]) -> float:

@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, PrivateAttr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 
 from hfbatch.errors import Problem
 
@@ -86,7 +95,7 @@ class InputSpec(Spec):
 
     path: Annotated[
         str | Annotated[list[str], Field(min_length=1)],
-        Field(description="file, glob, directory or a list of these; any fsspec URL"),
+        Field(description="file, glob, directory or a list of these; any fsspec URL; a folder day=x/ is a text column"),
     ]
     format: Annotated[
         InputFormat | None,
@@ -118,6 +127,10 @@ class OutputSpec(Spec):
 
     path: Annotated[str, Field(min_length=1, description="a folder; any fsspec URL")]
     prefix: Annotated[str, Field(description="put before the task's column names")] = ""
+    partition_by: Annotated[
+        list[Annotated[str, Field(min_length=1)]],
+        Field(description="folder columns of the input (day=2026-11-20/): data/ is divided into such folders too"),
+    ] = Field(default_factory=list)
 
 
 class ErrorsSpec(Spec):
@@ -150,9 +163,10 @@ class JobSpec(Spec):
     )
     output: OutputSpec
     errors: ErrorsSpec = Field(default_factory=ErrorsSpec)
-    vars: Annotated[dict[str, str], Field(description="${name} anywhere in the file; --var name=value overrides")] = (
-        Field(default_factory=dict)
-    )
+    vars: Annotated[
+        dict[str, str],
+        Field(description="${name} anywhere in the file; --var name=value wins; ${today}, ${yesterday}: UTC dates"),
+    ] = Field(default_factory=dict)
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
 
@@ -187,7 +201,7 @@ class Machine(Spec):
     ] = "auto"
     gpus_per_actor: Annotated[
         Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)],
-        Field(description="auto: 1 where Ray has GPUs, else 0"),
+        Field(description="auto: 1 where Ray has GPUs, else 0; 0.25: four actors share one"),
     ] = "auto"
     cpus_per_actor: Annotated[PositiveFloat, Field(allow_inf_nan=False, description="Ray CPUs an actor reserves")] = 1
     threads_per_actor: Annotated[
@@ -226,5 +240,16 @@ class Machine(Spec):
         PositiveFloat | None,
         Field(allow_inf_nan=False, description="seconds after which a run ends as after SIGTERM, with exit 4"),
     ] = None
+    cost_per_hour: Annotated[
+        PositiveFloat | None,
+        Field(allow_inf_nan=False, description="what all actors' machines together cost an hour, for `plan --sample`"),
+    ] = None
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    @field_validator("gpus_per_actor")
+    @classmethod
+    def _whole_above_one(cls, gpus: float | str) -> float | str:
+        if isinstance(gpus, float) and gpus > 1 and not gpus.is_integer():
+            raise ValueError(f"{gpus:g} is no whole number, nor a share of one GPU")
+        return gpus

@@ -14,6 +14,7 @@ import ray
 from hfbatch.budget import Budget
 from hfbatch.errors import ErrorBudgetExceeded, Incomplete, Locked
 from hfbatch.lease import Lease
+from hfbatch.logs import EVERY_S, event
 from hfbatch.planner import Plan
 from hfbatch.records import Receipt
 from hfbatch.report import Progress
@@ -43,6 +44,8 @@ class Watch:
         self.failed_before = sum(receipt.failed for receipt in done)
         self.todo_rows = sum(shard.rows for shard in plan.todo)
         self._first: float | None = None
+        self._logged = float("-inf")
+        self.foreseen: tuple[float, str] | None = None  # as in Snapshot, once the first shard is through
         self._heard, self._heard_at = 0, time.monotonic()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="hfbatch-watch", daemon=True)
@@ -102,6 +105,11 @@ class Watch:
         """A display that fails must not take the error budget, or the run, with it."""
         progress = self.progress(snapshot)
         self.lease.progress = progress.model_dump()
+        if time.monotonic() - self._logged >= EVERY_S:
+            self._logged = time.monotonic()
+            event(self.lease.run_id, "progress", **progress.model_dump())
+        if self.foreseen is None and progress.eta_s is not None and snapshot.total("rows"):
+            self.foreseen = (round(time.time() - self.lease.started + progress.eta_s, 1), "first shard")
         if self.show is not None:
             try:
                 self.show(progress)

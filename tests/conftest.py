@@ -19,8 +19,8 @@ import pytest
 from tests import models
 
 STARTS_RAY = frozenset(
-    "test_api test_cli test_cluster test_interrupt test_kill test_passes test_pipeline test_readers test_spread "
-    "test_watch test_worker_deaths".split()
+    "test_api test_cli test_cluster test_interrupt test_kill test_metrics test_passes test_pipeline test_pools "
+    "test_raydata test_readers test_spread test_submit_ray test_trial test_watch test_worker_deaths".split()
 )
 
 

@@ -30,14 +30,19 @@ def test_the_public_names_are_these():
         "Machine",
         "SpecError",
         "check",
+        "compare",
+        "enrich",
         "failed_rows",
         "load_job",
         "load_machine",
         "plan",
+        "preview",
         "repair",
         "retry",
         "run",
+        "shutdown",
         "verify",
+        "warm",
     ]
     assert all(hasattr(hfbatch, name) for name in hfbatch.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+", hfbatch.__version__)
@@ -46,6 +51,11 @@ def test_the_public_names_are_these():
 def test_the_functions_take_these_arguments():
     assert {name: str(inspect.signature(function)) for name, function in FUNCTIONS.items()} == {
         "check": "(job: 'Job', *, on: 'On' = None, vars: 'Mapping[str, str] | None' = None) -> 'JobSpec'",
+        "enrich": "(frame: 'F', /, *, task: 'str', model: 'str | os.PathLike[str] | Mapping[str, Any]', "
+        "column: 'str | Mapping[str, str] | None' = None, prefix: 'str' = '', lineage: 'bool' = False, "
+        "on: 'str | Path | Mapping[str, Any] | Machine | None' = None, progress: 'bool' = True, "
+        "**params: 'Any') -> 'F'",
+        "compare": "(a: 'str', b: 'str', *, on: 'str | None' = None, top: 'int' = 10) -> 'Comparison'",
         "failed_rows": "(output: 'str', *, code: 'str | None' = None) -> 'Iterator[FailedRow]'",
         "load_job": "(source: 'str | Path | Mapping[str, Any] | JobSpec', *, vars: 'Mapping[str, str] | None' = None, "
         "overrides: 'Mapping[str, str] | None' = None) -> 'JobSpec'",
@@ -53,6 +63,8 @@ def test_the_functions_take_these_arguments():
         "overrides: 'Mapping[str, str] | None' = None) -> 'Machine'",
         "plan": "(job: 'Job', *, on: 'On' = None, vars: 'Mapping[str, str] | None' = None, "
         "new_generation: 'bool' = False, trust_remote_code: 'bool' = False) -> 'Plan'",
+        "preview": "(job: 'Job', rows: 'int' = 5, *, on: 'On' = None, vars: 'Mapping[str, str] | None' = None, "
+        "trust_remote_code: 'bool' = False) -> 'pa.Table'",
         "repair": "(output: 'str', *, on: 'On' = None, overrides: 'Mapping[str, str] | None' = None, "
         "trust_remote_code: 'bool' = False, watch: 'Callable[[Progress], None] | None' = None) -> 'RunReport | None'",
         "retry": "(output: 'str', *, on: 'On' = None, overrides: 'Mapping[str, str] | None' = None, "
@@ -61,8 +73,10 @@ def test_the_functions_take_these_arguments():
         "run": "(job: 'Job | Plan', *, on: 'On' = None, vars: 'Mapping[str, str] | None' = None, "
         "new_generation: 'bool' = False, trust_remote_code: 'bool' = False, "
         "watch: 'Callable[[Progress], None] | None' = None, wait: 'bool' = False) -> 'RunReport'",
+        "shutdown": "() -> 'None'",
         "verify": "(output: 'str', *, rows: 'int' = 0, seed: 'int | None' = None, on: 'On' = None, "
         "overrides: 'Mapping[str, str] | None' = None, trust_remote_code: 'bool' = False) -> 'Examined'",
+        "warm": "(keep: 'int' = 2) -> 'Iterator[None]'",
     }
 
 
@@ -76,7 +90,8 @@ def test_every_function_says_what_it_raises(name):
     if name == "run":
         assert "Raises the\nerrors of `plan`, and those of hfbatch.errors" in inspect.getdoc(FUNCTIONS[name])
     else:
-        assert "SpecError" in inspect.getdoc(FUNCTIONS[name])
+        said = "Raises nothing" if name in ("shutdown", "warm") else "SpecError"
+        assert said in inspect.getdoc(FUNCTIONS[name])
 
 
 def test_types_travel_with_the_package():

@@ -16,7 +16,8 @@ from tests.models import sentences
 
 COMMANDS = [
     *("run", "plan", "check", "tasks", "init", "schema"),
-    *("status", "errors", "retry", "verify", "repair", "gc"),
+    *("status", "report", "errors", "retry", "verify", "repair", "gc"),
+    *("submit", "logs", "cancel", "preview", "compare", "schedule"),
 ]
 MISTAKES = """\
 task: text-clasification

@@ -172,3 +172,7 @@ def test_the_numbers_of_parts_are_added_and_of_peaks_and_times_the_extremes_take
         {"forward_s": 2.0, "peak_rss": 3.0, "first_s": 9.0, "last_s": 12.0, "actor": "a"},
     ]
     assert col.total(parts) == {"forward_s": 3.0, "peak_rss": 5.0, "first_s": 9.0, "last_s": 12.0}
+
+
+def test_counts_of_parts_of_a_block_add_up_bin_by_bin():
+    assert col.total([{"token_lengths": [1, 2]}, {}, {"token_lengths": [1, 0, 5]}]) == {"token_lengths": [2, 2, 5]}

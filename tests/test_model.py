@@ -518,6 +518,7 @@ def test_a_block_carries_its_own_share_of_the_meter(make_plan):
     assert (stats["load_s"] > 0, again["load_s"]) == (True, 0), "loading is told once"
     assert stats["first_s"] <= stats["last_s"] <= again["first_s"]
     assert stats["peak_rss"] > 10**7
+    assert stats["token_lengths"] == [0, 0, 2], "of 3 and 4 tokens"
     assert (predict.engine.meter.rows, predict.engine.meter.errors) == (8, 4)
 
 

@@ -121,6 +121,19 @@ def test_every_row_comes_out_once_with_its_prediction_and_lineage(finished):
     assert ledger.run_file(report.run_id, "report.json") == json.loads(report.model_dump_json())
 
 
+def test_the_log_of_a_run_names_every_shard_as_it_is_committed(finished):
+    job, report, _ = finished
+    log = Path(job["output"]["path"]) / "_hfbatch" / "runs" / report.run_id / "log.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    names = [line["event"] for line in lines]
+    assert (names[:2], names[-1]) == (["planned", "started"], "finished")
+    assert "progress" in names
+    committed = [line for line in lines if line["event"] == "shard_committed"]
+    assert sorted(line["data"] for line in committed) == ledger_of(log.parents[4]).store.list("data")
+    assert sum(line["rows"] for line in committed) == 260
+    assert (report.files, report.files_new, report.shards_failed) == (3, 3, 0), "a file without rows has no shard"
+
+
 def check_same_as_inline(job, made):
     """Ray moves blocks about; the values are those of the stages called one after another."""
     inline = run_inline(plan_of(job))

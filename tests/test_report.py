@@ -96,3 +96,26 @@ def test_versions_name_what_affects_values_and_speed():
     import torch
 
     assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
+
+
+def test_what_the_pictures_show_is_added_up_over_the_shards_of_the_run():
+    first = {"token_lengths": [0, 2], "labels": {"good": 2, "bad": 1}, "scores": [1] * 20}
+    second = {"token_lengths": [0, 1, 4], "labels": {"good": 3}, "scores": [2] * 20, "examples": {"too_long": "812"}}
+    made = report_of(
+        [
+            receipt("a", "r1", labels={"ugly": 9}, examples={"null_input": "text is null"}),
+            receipt("b", first_s=110, last_s=120, **first),
+            receipt("c", first_s=120, last_s=140, **second),
+        ]
+    )
+    assert made.token_lengths == [0, 3, 4]
+    assert list(made.labels.items()) == [("good", 5), ("bad", 1)]
+    assert made.scores == [3] * 20
+    assert made.curve == [(0.0, 0), (10.0, 100), (30.0, 200)]
+    assert made.examples == {"null_input": "text is null", "too_long": "812"}, "errors are those of the whole output"
+
+
+def test_a_report_of_before_there_were_pictures_still_loads():
+    new = {"token_lengths", "labels", "scores", "curve", "examples"}
+    old = report_of([receipt("a")]).model_dump(exclude=new)
+    assert RunReport.model_validate(old).labels == {}

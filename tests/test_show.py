@@ -10,9 +10,9 @@ from rich.cells import cell_len
 
 from hfbatch import tasks
 from hfbatch.cli import head, show, text
-from hfbatch.cli.words import clock, column_type, commit, count, size
 from hfbatch.report import RunReport, Seconds
 from hfbatch.tasks.base import Params
+from hfbatch.words import clock, column_type, commit, count, size
 
 LABELS = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))
 
@@ -237,6 +237,17 @@ def test_a_report_says_what_was_done_how_fast_and_where_the_time_went(capsys):
         "output   out/x/data/*.parquet",
     ):
         assert line in lines
+
+
+def test_a_report_says_what_was_new_changed_and_gone_and_where_folders_are(capsys):
+    files = {"files": 1200, "files_new": 24, "files_changed": 1, "files_skipped": 1175}
+    show.report(report(**files, partition_by=["day"]))
+    lines = capsys.readouterr().out.splitlines()
+    assert "files    1,200: 24 new, 1 changed, 1,175 already done" in lines
+    assert "output   out/x/data/**/*.parquet" in lines
+    show.report(report(**files, files_failed=2, files_removed=3))
+    told = "; 2 not committed; 3 gone from the input, and their rows with them"
+    assert f"files    1,200: 24 new, 1 changed, 1,175 already done{told}" in capsys.readouterr().out.splitlines()
 
 
 def test_a_report_of_nothing_to_do_says_nothing_of_speed(capsys):

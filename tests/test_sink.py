@@ -48,6 +48,8 @@ def test_a_shard_becomes_one_parquet_object_and_one_record(finished):
     shard = plan.shards[0].id
     assert receipt["rows"] == 2
     assert receipt["errors"] == {"forward_failed": 1, "null_input": 1}
+    assert receipt["stats"]["examples"] == {"forward_failed": "x", "null_input": "text is null"}
+    assert (receipt["stats"]["labels"], sum(receipt["stats"]["scores"])) == ({}, 0)
     assert ledger.store.list("data") == [receipt["data"]] == [data_name(shard, plan.job.generation)]
     assert ledger.committed(plan.job.generation) == {shard}
     with ledger.store.open_input(receipt["data"]) as stream:

@@ -68,6 +68,18 @@ def test_a_rate_is_counted_from_the_first_batch_and_gives_the_time_left(plan):
     assert progress.eta_s == pytest.approx(30, rel=0.02)
 
 
+def test_once_a_shard_is_through_the_time_of_the_whole_run_is_foreseen(plan):
+    watch = watching(None, plan)
+    watch._first, watch.lease.started = time.monotonic() - 10, time.time() - 15
+    watch._show(Snapshot({"a": meter(0, 500)}))
+    assert watch.foreseen is None
+    watch._show(Snapshot({"a": meter(0, 500), "shards": {"rows": 400, "errors": 0}}))
+    seconds, by = watch.foreseen
+    assert (seconds, by) == (pytest.approx(15 + 30, rel=0.02), "first shard")
+    watch._show(Snapshot({"a": meter(0, 900), "shards": {"rows": 800, "errors": 0}}))
+    assert watch.foreseen == (seconds, by)
+
+
 @pytest.fixture(scope="module")
 def local_ray():
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)

@@ -8,15 +8,26 @@ from typing import NoReturn
 
 import typer
 
+from hfbatch import logs
 from hfbatch.cli import ending, jobs, outputs
 from hfbatch.cli.root import app
 
-__all__ = ["app", "jobs", "main", "outputs"]
+# isort: split
+from hfbatch.cli import cluster, look, schedule  # `--help` lists the commands in the order of these imports
+
+__all__ = ["app", "cluster", "jobs", "look", "main", "outputs", "schedule"]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `hfbatch` command. Ends the process with the exit code of what happened."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with logs.on_stderr():
+        code = _carry_out(arguments)
+    sys.exit(code)
+
+
+def _carry_out(arguments: list[str]) -> int:
+    """The exit code of the command, whose end has been told."""
     as_json = "--json" in arguments
     try:
         try:
@@ -27,4 +38,4 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             code = ending.fail(error, as_json)
     except typer.Exit as ended:  # nobody reads what `fail` prints
         code = ended.exit_code
-    sys.exit(code)
+    return int(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import traceback
@@ -9,7 +10,7 @@ from typing import Any
 
 import typer
 
-from hfbatch import errors
+from hfbatch import errors, logs
 from hfbatch.access import redact
 from hfbatch.cli.text import out_json
 from hfbatch.errors import HfbatchError, Interrupted, SpecError
@@ -30,7 +31,11 @@ def fail(error: BaseException, as_json: bool) -> int:
 
 def tell(error: BaseException) -> None:
     """The failure on stderr: an expected one in its own words, any other with its traceback and a line below it."""
-    if isinstance(error, HfbatchError):
+    if logs.wanted():
+        told = as_data(error)
+        trace = "" if isinstance(error, HfbatchError | UsageError) else "".join(traceback.format_exception(error))
+        logs.event("", "failed", logging.ERROR, **told["error"], exit_code=told["exit_code"], trace=trace)
+    elif isinstance(error, HfbatchError):
         print(error, file=sys.stderr)
     elif isinstance(error, UsageError):
         error.show(file=sys.stderr)
@@ -41,7 +46,10 @@ def tell(error: BaseException) -> None:
 
 def say(line: str) -> None:
     """Words for people, on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    if logs.wanted():
+        logs.event("", "said", message=line)
+    else:
+        print(line, file=sys.stderr, flush=True)
 
 
 def as_data(error: BaseException) -> dict[str, Any]:

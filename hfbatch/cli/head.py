@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from hfbatch.cli import text
-from hfbatch.cli.words import column_type, count
+from hfbatch.words import column_type, count
 
 if TYPE_CHECKING:
     from hfbatch.ledger import Ledger

@@ -18,8 +18,10 @@ from hfbatch.errors import Conflict, Problem, SpecError
 from hfbatch.trust import check_trust
 
 if TYPE_CHECKING:
+    from hfbatch.forecast import Forecast
     from hfbatch.planner import Plan
     from hfbatch.report import RunReport
+    from hfbatch.sample import Look
 
 
 @app.command(
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         "hfbatch run job.yaml --on configs/one-gpu.yaml --var day=2026-11-20",
         "hfbatch run job.yaml --set input.limit=100 --set output.path=out/try",
         "hfbatch run job.yaml --wait",
+        "HFBATCH_LOG=json hfbatch run job.yaml   # stderr as JSON lines",
     )
 )
 def run(
@@ -76,7 +79,14 @@ def watched_run(plan: Plan) -> RunReport:
         return pipeline.run(plan, watch=watch)
 
 
-@app.command(epilog=lines("Examples", "hfbatch plan jobs/quickstart.yaml", "hfbatch plan job.yaml --json | jq .shards"))
+@app.command(
+    epilog=lines(
+        "Examples",
+        "hfbatch plan jobs/quickstart.yaml",
+        "hfbatch plan job.yaml --sample 2000",
+        "hfbatch plan job.yaml --json | jq .shards",
+    )
+)
 def plan(
     job: JobFile,
     on: On = None,
@@ -84,28 +94,52 @@ def plan(
     set_: Set = None,
     new_generation: NewGeneration = False,
     trust_remote_code: Trust = False,
+    sample: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="read N rows: tokens, padding, duplicates, time, cost")
+    ] = None,
+    no_time: Annotated[bool, typer.Option("--no-time", help="with --sample: load no model to time it")] = False,
     json_: Json = False,
 ) -> None:
     """Show all that a run would do, and run nothing."""
+    from hfbatch.cli import ahead
     from hfbatch.planner import make_plan
+    from hfbatch.startup import early_start
 
     spec, machine = read_files(job, on, var, set_)
-    made = make_plan(spec, machine, new_generation=new_generation, trust_remote_code=trust_remote_code)
-    conflict = None if made.conflict is None else Conflict(made.conflict)
+    with early_start(machine) as begin:
+        made = make_plan(
+            spec,
+            machine,
+            new_generation=new_generation,
+            trust_remote_code=trust_remote_code,
+            begin=begin if sample and not no_time else None,
+        )
+        conflict = None if made.conflict is None else Conflict(made.conflict)
+        looked = _look_ahead(made, sample, not no_time) if sample and not conflict else None
     if json_:
-        out_json(show.plan_as_data(made) | (ending.as_data(conflict) if conflict else {}))
+        more = ahead.ahead_as_data(*looked) if looked else {}
+        out_json(show.plan_as_data(made) | more | (ending.as_data(conflict) if conflict else {}))
     else:
         show.plan(made)
+        if looked:
+            ahead.ahead(*looked, made.machine.cost_per_hour)
     if conflict:
         ending.tell(conflict)
         raise typer.Exit(conflict.exit_code)
+
+
+def _look_ahead(plan: Plan, rows: int, timed: bool) -> tuple[Look, Forecast | None]:
+    from hfbatch.forecast import look_ahead
+
+    with redirect_stdout(sys.stderr):  # a library's chatter is not our data
+        return look_ahead(plan, rows, timed=timed)
 
 
 @app.command(
     epilog=lines("Examples", "hfbatch check jobs/quickstart.yaml", "hfbatch check job.yaml --on configs/one-gpu.yaml")
 )
 def check(job: JobFile, on: On = None, var: Var = None, set_: Set = None, json_: Json = False) -> None:
-    """Check the files alone, in a moment: no model, no data, no network."""
+    """Check the files alone, in a moment: no model, data or network."""
     spec, machine = read_files(job, on, var, set_)
     check_trust(spec, allowed=True)  # consent is asked of who runs it
     if json_:  # without `vars`, whose values stand where they are used

@@ -1,4 +1,4 @@
-"""Progress on stderr: one live line on a terminal, one plain line every 30 s elsewhere."""
+"""Progress on stderr: one live line on a terminal, one plain line every 30 s elsewhere; none beside JSON lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from hfbatch.cli.words import clock as clock_words
+from hfbatch import logs
+from hfbatch.words import clock as clock_words
 
 if TYPE_CHECKING:
     from hfbatch.planner import Plan
@@ -31,7 +32,7 @@ def watching(
 ) -> Iterator[Callable[[Progress], None]]:
     """Gives what `pipeline.run` takes as `watch`."""
     console = console or Console(stderr=True, highlight=False)
-    if not plan.todo:
+    if not plan.todo or logs.wanted():
         yield lambda progress: None
     elif console.is_terminal and not console.is_dumb_terminal:
         line = _LiveLine(plan.job.name, clock)

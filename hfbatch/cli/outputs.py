@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,15 +18,55 @@ Code = Annotated[str | None, typer.Option(metavar="CODE", help="only errors of t
 
 
 @app.command(epilog=lines("Examples", "hfbatch status out/quickstart", "hfbatch status s3://bucket/labels --json"))
-def status(output: Output, json_: Json = False) -> None:
-    """Show how far an output is, who is at work, which runs made it."""
+def status(
+    output: Output,
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="URL", help="a cluster; OUTPUT is then a job's ID on it")
+    ] = None,
+    runs: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="the newest N runs (default: 10; with --json all)")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Show how far an output is, who is at work, and all its runs."""
+    if address is not None:
+        from hfbatch.cli import cluster
+
+        cluster.status(output, address, json_)
+        return
     from hfbatch.status import read_status
 
-    found = read_status(output)
+    found = read_status(output, runs or (None if json_ else 10))
     if json_:
         out_json(found)
     else:
         states.status(found)
+
+
+@app.command(
+    epilog=lines("Examples", "hfbatch report out/quickstart", "hfbatch report out/quickstart --html report.html")
+)
+def report(
+    output: Output,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="write it as one page, with pictures, instead")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Show what the last run did."""
+    from hfbatch.html import report_html
+    from hfbatch.pages import last_report
+
+    found, about = last_report(output)
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(report_html(found, about), encoding="utf-8")
+    if json_:
+        out_json(found.model_dump())
+    elif html is None:
+        show.report(found)
+    else:
+        states.line(f"{html}: written")
 
 
 @app.command(epilog=lines("Examples", "hfbatch errors out/quickstart", "hfbatch errors out/labels --code too_long"))
@@ -96,7 +137,7 @@ def verify(
     trust_remote_code: Trust = False,
     json_: Json = False,
 ) -> None:
-    """Check that an output holds all that was committed, and only that."""
+    """Check that an output holds what was committed, and only that."""
     from hfbatch.examine import examine
     from hfbatch.recheck import recheck_output
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from hfbatch.access import redact
 from hfbatch.cli.template import short_job
 from hfbatch.cli.text import bold, facts, fold, out, table, width
-from hfbatch.cli.words import column_type, commit, count, size
 from hfbatch.kinds import describe
 from hfbatch.spec import ActorRange
 from hfbatch.tasks import about as about_task
 from hfbatch.tasks.base import Task
+from hfbatch.words import column_type, commit, count, size
 
 if TYPE_CHECKING:
     from hfbatch.planner import Plan
@@ -34,11 +34,21 @@ def report(report: RunReport) -> None:
         ("rows", f"{report.rows:,} in the output: {report.rows_new:,} new, {done_before:,} already committed"),
         ("errors", f"{report.rows_failed:,}" + (f" ({errors})" if errors else "")),
         ("shards", f"{report.shards:,}, {report.shards_new:,} new"),
+        *_files(report),
     ]
     if report.rows_new:
-        rows += _speed(report)
-    rows.append(("output", f"{report.output}/data/*.parquet"))
+        rows += _speed(report) + _predicted(report)
+    rows.append(("output", f"{report.output}/data/{'**/' if report.partition_by else ''}*.parquet"))
     out(bold(f"{report.job} {report.run_id}".rstrip()) + "\n" + facts(rows))
+
+
+def _files(report: RunReport) -> list[tuple[str, str]]:
+    """The input's files against what was committed before."""
+    counts = {"new": report.files_new, "changed": report.files_changed, "already done": report.files_skipped}
+    told = ", ".join(f"{number:,} {what}" for what, number in counts.items())
+    failed = f"; {report.files_failed:,} not committed" if report.files_failed else ""
+    gone = f"; {report.files_removed:,} gone from the input, and their rows with them" if report.files_removed else ""
+    return [("files", f"{report.files:,}: {told}{failed}{gone}")] if report.files else []
 
 
 def _speed(report: RunReport) -> list[tuple[str, str]]:
@@ -61,6 +71,16 @@ def _speed(report: RunReport) -> list[tuple[str, str]]:
     ]
 
 
+def _predicted(report: RunReport) -> list[tuple[str, str]]:
+    """What was expected of the run, beside what it took."""
+    if report.predicted_s is None:
+        return []
+    by = {"plan": "by `plan --sample`", "former run": "by the run before", "first shard": "after the first shard"}
+    off = report.predicted_s / report.seconds.total - 1
+    told = f"{report.predicted_s:.1f} s {by.get(report.predicted_by, '')}; it took {report.seconds.total:.1f} s"
+    return [("predicted", f"{told}, the prediction was {abs(off):.0%} {'over' if off > 0 else 'under'}")]
+
+
 def plan(plan: Plan) -> None:
     """A plan on one screen."""
     job, written = plan.job, facts((entry.name, column_type(entry.type)) for entry in plan.job.output_schema)
@@ -72,7 +92,7 @@ def plan(plan: Plan) -> None:
         ("input", f"{count(len(plan.files), 'file')}, {_rows(plan)}: {redact(', '.join(plan.spec.input.paths))}"),
         ("reads", ", ".join(f"{name} from {column}" for name, column in job.reads.items())),
         ("where", job.where or "all rows"),
-        ("output", f"{job.output}/data/*.parquet"),
+        ("output", f"{job.output}/data/{'**/' if job.partition_by else ''}*.parquet"),
         ("columns", written),
         ("shards", f"{len(plan.shards):,}, {len(plan.done):,} committed"),
         ("generation", job.generation[:8]),

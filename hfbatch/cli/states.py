@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hfbatch.cli.text import bold, facts, one_line, out, table
-from hfbatch.cli.words import commit, count, size
+from hfbatch.words import commit, count, size
+
+_TOP = 3  # labels of a run
 
 if TYPE_CHECKING:
     from hfbatch.examine import Examined
@@ -33,7 +35,7 @@ def status(found: Mapping[str, Any]) -> None:
         ("task", found["identity"].get("task", "unknown")),
         ("model commit", commit(found["identity"].get("model_commit", "unknown"))),
     ]
-    names = ("run", "outcome", "exit", "rows", "errors", "rows/s", "padding", "host")
+    names = ("started (UTC)", "outcome", "exit", "rows", "errors", "share", "rows/s", "model", "labels")
     runs = table(names, [_run(run) for run in found["runs"]], right=names[2:7])
     out(f"{bold(found['output'])}\n{facts(rows)}\n\n{runs}")
 
@@ -52,9 +54,22 @@ def _run(run: Mapping[str, Any]) -> tuple[str, ...]:
     def written(name: str, pattern: str) -> str:
         return "" if run[name] is None else format(run[name], pattern)
 
-    numbers = (written("rows_new", ","), written("rows_failed", ","), written("rows_per_s", ",.1f"))
+    begun = run["started"]
+    when = run["run_id"] if begun is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(begun))
     ended = (run["outcome"].replace("_", " "), written("exit_code", ""))
-    return (run["run_id"], *ended, *numbers, written("padding_share", ".1%"), one_line(run["host"] or ""))
+    numbers = (written("rows_new", ","), written("rows_failed", ","), written("error_share", ".2%"))
+    return (when, *ended, *numbers, written("rows_per_s", ",.1f"), _short(run["model_commit"]), _shares(run["labels"]))
+
+
+def _short(commit: str | None) -> str:
+    return (commit or "").removeprefix("sha256:")[:8]
+
+
+def _shares(labels: Mapping[str, int] | None) -> str:
+    """The most frequent labels of what the run committed, of all labels there."""
+    total = sum((labels or {}).values())
+    top = sorted((labels or {}).items(), key=lambda each: -each[1])[:_TOP]
+    return ", ".join(f"{one_line(name)} {rows / total:.0%}" for name, rows in top if total)
 
 
 def errors(summary: Mapping[str, int], rows: Sequence[FailedRow]) -> None:

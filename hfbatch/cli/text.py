@@ -19,10 +19,10 @@ GAP = 2  # spaces between columns
 _LABEL = re.compile(r".* {2,}|\s*")  # up to where the last column of a line starts
 
 
-def out(text: str) -> None:
+def out(text: str, end: str = "\n") -> None:
     """Print to stdout. A reader that has gone away (`| head -1`) ends the command as SIGPIPE would."""
     try:
-        print(text, flush=True)
+        print(text, end=end, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has nowhere to go
         raise typer.Exit(128 + signal.SIGPIPE) from None
