@@ -72,8 +72,9 @@ def follow(client: Any, job_id: str, tell: Callable[[str], None]) -> Submitted:
         place = 0
         for piece in _log(client, job_id):  # from its start, at every connection
             new, place = piece[max(0, told - place) :], place + len(piece)
-            told, heard = max(told, place), time.monotonic()
-            if new:
+            told = max(told, place)
+            if new:  # what was told before says nothing of the job, which may be lost though its log is there
+                heard = time.monotonic()
                 tell(new)
         try:
             found = read_job(client, job_id)
