@@ -89,6 +89,7 @@ def list_files(paths: Sequence[str], format: InputFormat | None) -> list[ListedF
     for index, text in enumerate(paths):
         entry = _open_entry(index, text)
         with reporting(text, FileProblem):
+            entry.fs.invalidate_cache()  # fsspec keeps what an earlier plan of this process listed
             for file in _list_entry(entry, format):
                 found.setdefault(file.url, file)
     listed = sorted(found.values(), key=lambda file: file.path)

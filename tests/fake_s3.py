@@ -20,6 +20,8 @@ from unittest import mock
 
 import boto3
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.s3.models import s3_backends
+from s3fs import S3FileSystem
 from werkzeug.serving import make_server
 
 UNHEARD = -1
@@ -134,11 +136,14 @@ def fake_s3(bucket: str = "bucket") -> Iterator[FakeS3]:
     thread.start()
     try:
         with mock.patch.dict(os.environ, s3.env):
+            S3FileSystem.clear_instance_cache()  # they know the endpoint of when they were made
             client = boto3.client("s3", endpoint_url=s3.endpoint)
             client.create_bucket(Bucket=bucket)
             client.close()
             yield s3
     finally:
+        S3FileSystem.clear_instance_cache()
+        s3_backends.reset()  # moto's buckets are the process's
         s3.closing.set()
         server.shutdown()
         server.server_close()

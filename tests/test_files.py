@@ -270,6 +270,15 @@ def test_any_other_failure_is_a_storage_error_without_secrets() -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("written", ["in", "in/*", "in/**"])
+def test_a_file_that_came_since_an_earlier_plan_of_this_process_is_found(written: str) -> None:
+    with fake_s3() as s3:
+        client = boto3.client("s3", endpoint_url=s3.endpoint)
+        for number in (1, 2):
+            client.put_object(Bucket="bucket", Key=f"in/part-{number}", Body=b"1")
+            assert len(list_files([f"{s3.url}/{written}"], "jsonl")) == number
+
+
 def test_s3_is_listed_without_its_folder_markers_and_fingerprints_are_etags() -> None:
     with fake_s3() as s3:
         client = boto3.client("s3", endpoint_url=s3.endpoint)
