@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 export PYTHONDONTWRITEBYTECODE =
 # Two processes, one for all tests that start Ray: tests/conftest.py says which go together.
-SPREAD = --numprocesses 2 --dist loadgroup
+SPREAD = --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: quickstart notebooks test test-all lint types format check bench bench-gpu clean
 

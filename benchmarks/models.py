@@ -107,7 +107,10 @@ def _decoder(folder: Path) -> None:
         initializer_range=0.06,  # large, so that the likeliest token is one by a margin
         **_ends(tokenizer),
     )
-    transformers.LlamaForCausalLM(config).eval().save_pretrained(folder)
+    model = transformers.LlamaForCausalLM(config).eval()
+    # One end among 49,152 tokens would never come up: with one in 40, texts stop at different lengths.
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, *range(20, len(tokenizer), 40)]
+    model.save_pretrained(folder)
 
 
 def _ends(tokenizer: Any) -> dict[str, int | None]:

@@ -29,16 +29,26 @@ def pytest_make_parametrize_id(val, argname):
     return argname if isinstance(val, bytes) and len(val) > 40 else None
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
-def pytest_collection_modifyitems(config, items):
-    """For `pytest -n 2 --dist loadgroup`: a file stays in one process, and so do all tests that start a Ray.
+def pytest_collection_modifyitems(items):
+    """Tests that start a Ray take the longest, and so come first."""
+    items.sort(key=lambda item: item.path.stem not in STARTS_RAY)
 
-    These take the longest and so come first; of them test_watch, whose process was lost twice when it came last.
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """For `pytest -n 2`: a file stays in one process, and so do all tests that start a Ray.
+
+    As xdist's own `--dist loadgroup` would have it, which does nothing since pytest 9 (xdist 3.8: the names of groups
+    go into an attribute that pytest no longer reads).
     """
-    if config.pluginmanager.hasplugin("xdist"):
-        items.sort(key=lambda item: (item.path.stem not in STARTS_RAY, item.path.stem != "test_watch"))
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group("ray" if item.path.stem in STARTS_RAY else item.path.stem))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            stem = Path(nodeid.partition("::")[0]).stem
+            return "ray" if stem in STARTS_RAY else stem
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
