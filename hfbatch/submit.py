@@ -127,8 +127,8 @@ def _log(client: Any, job_id: str) -> Iterator[str]:
 
     with asyncio.Runner() as runner:
         while True:
-            try:
-                text = runner.run(piece())
+            try:  # not `runner.run`, whose own SIGINT handler may lose a Ctrl-C to a piece that is just there
+                text = runner.get_loop().run_until_complete(piece())
             except Exception:  # whatever it was: the caller asks for the state, and that failure is told
                 return
             if text is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the fake Hub of test_hub.py turns it off for itself
@@ -17,6 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import models
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 STARTS_RAY = frozenset(
     "test_api test_cli test_cluster test_interrupt test_kill test_metrics test_passes test_pipeline test_pools "

