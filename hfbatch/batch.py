@@ -27,7 +27,8 @@ def cut(
 
     `room` is asked before each batch for the most (tokens, sequences) that it may have, so that a run can learn while
     it is under way; a sequence longer than that gets a batch of its own. With `kinds` (sequences,) only those of one
-    kind share a batch. Equal lengths keep their order, so the cut is deterministic. A few microseconds a batch.
+    kind share a batch. Equal lengths keep their order, and an empty sequence counts as of one token, so the cut is
+    deterministic. A few microseconds a batch.
     """
     parts = [np.arange(len(lengths))]
     if kinds is not None:
