@@ -1,6 +1,6 @@
 """The three steps of a job in one process, with the model resident: rows in, the task's columns and `error` out.
 
-What `enrich` runs, here or in Ray's actors; a job runs the same steps between its source and its sink.
+What `enrich`, `preview` and `verify` run; a job runs the same steps between its source and its sink.
 """
 
 from __future__ import annotations
@@ -49,7 +49,11 @@ class Steps:
         table = rows.append_column(col.ROW, numbers).append_column(col.ERROR, pa.nulls(len(rows), pa.string()))
         ticket = col.Ticket(place, len(rows), "", [(place, "", first, first + len(rows))])
         self._before = self.predict.engine.meter.sequences
-        return self.postprocess(self.predict(ticket.on(col.with_errors(table, errors)))).select(self._names)
+        return self.through(ticket.on(col.with_errors(table, errors))).select(self._names)
+
+    def through(self, block: pa.Table) -> pa.Table:
+        """All the columns of a block that carries its ticket, as a job commits them."""
+        return self.postprocess(self.predict(block))
 
     def release(self) -> None:
         """Give the model up, and its memory."""
