@@ -87,6 +87,19 @@ def _text_bench(task: str, params: dict[str, Any], model: str, corpus: str, rows
     return Bench(task, params, model, corpus, rows, routes, LIKE_A_PIPELINE)
 
 
+def _decisions(model: str, gates: tuple[Gate, ...]) -> Bench:
+    """What a post is about. `model` says by its decision template whether the question is before the post."""
+    options = [
+        {"food": "what people eat and drink, diets, vitamins, recipes and how food is made or sold"},
+        {"exercise": "sport, fitness, walking, weight that is lost or gained by moving"},
+        {"illness": "diseases, outbreaks, symptoms, patients and what it is like to be ill"},
+        {"treatment": "drugs, vaccines, operations, therapies and the studies that test them"},
+        {"politics": "laws, insurance, money, hospitals and the people who run the health system"},
+    ]
+    params = {"question": "What is the post mainly about?", "options": options}
+    return Bench("decision", params, model, "tweets", 500, (*_pipelines(1), HFBATCH), gates)
+
+
 BENCHES: dict[str, Bench] = {
     "embedding": EMBEDDING,
     "classification": _text_bench("text-classification", {"top_k": 1}, "minilm-classifier", "licences", 6000),
@@ -116,6 +129,8 @@ BENCHES: dict[str, Bench] = {
         gates=(Gate("pipeline 8", 3.0, "pipeline, batches of 8"), Gate("static", 1.2, "static batches by length")),
         reference="one by one",
     ),
+    "decision": _decisions("smollm2-labels", (Gate("pipeline 1", 5.0, PLAIN),)),
+    "decision-text-first": _decisions("smollm2", ()),
     "image-classification": Bench(
         task="image-classification",
         params={"top_k": 1},

@@ -196,4 +196,5 @@ VALUES: dict[str, Callable[[pa.Table], Any]] = {
     "zero-shot-classification": _zero_shot,
     "question-answering": _columns("answer", "score"),
     "text-generation": _columns("generated_text"),
+    "decision": _columns("answer", "score"),
 }

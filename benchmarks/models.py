@@ -15,6 +15,18 @@ from typing import Any
 
 from benchmarks.demo_data import package_folder, write_model
 
+# What labellers are told, before the text: for the models that read it, much of every prompt is the same.
+_LABELS = """{{- "<|im_start|>system\\nYou sort short posts about health for an archive. Read the whole post. Judge \
+what it says itself, not what it links to, and not what you know about whoever wrote it. Where a post is about several \
+things, take the one that most of its words are about. Where it only asks a question, take what an answer would be \
+about. Answer with the letter of one option, and with nothing else.<|im_end|>\\n<|im_start|>user\\n" -}}
+{{- question.instructions ~ "\\n" -}}
+{%- for option in question.options -%}
+{{- question.labels[loop.index0] ~ ". " ~ option ~ ": " ~ question.descriptions[loop.index0] ~ "\\n" -}}
+{%- endfor -%}
+{{- "\\nPost: " ~ state ~ "<|im_end|>\\n<|im_start|>assistant\\n" -}}
+"""
+
 ROOT = Path("data/bench-models")
 LIMIT = 512
 
@@ -135,6 +147,12 @@ def _smollm2(folder: Path) -> None:
     model.eval().save_pretrained(folder)
 
 
+def _labels(folder: Path) -> None:
+    """SmolLM2 with a decision template: what to do, question and options stand before the text."""
+    shutil.copytree(model_folder("smollm2", folder.parent), folder)
+    (folder / "decision_template.jinja").write_text(_LABELS)
+
+
 def _vit(folder: Path) -> None:
     """ViT-small: 12 layers of width 384, patches of 16 x 16 of 224 x 224, 10 labels."""
     import torch
@@ -157,5 +175,6 @@ MODELS: dict[str, Callable[[Path], None]] = {
     "encoder-base": _encoder,
     "decoder-50m": _decoder,
     "smollm2": _smollm2,
+    "smollm2-labels": _labels,
     "vit-small": _vit,
 }

@@ -24,6 +24,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "question-answering": {},
     "text-generation": {"return_full_text": False},
     "image-classification": {},
+    "decision": {},
 }
 
 
@@ -31,7 +32,8 @@ def make(setting: Setting, batch: int) -> Runner:
     """Batches of `batch` sequences."""
     pipe = _pipeline(setting)
     inputs, value, lengths = _inputs(setting), VALUES[setting.task], setting.lengths()
-    options = {**CALLS[setting.task], **setting.params} if setting.task != "feature-extraction" else CALLS[setting.task]
+    own = setting.task in ("feature-extraction", "decision")  # takes no params, or takes them with each row
+    options = CALLS[setting.task] if own else {**CALLS[setting.task], **setting.params}
 
     def run(rows: list[int]) -> Ran:
         started = time.perf_counter()
@@ -80,6 +82,10 @@ def _inputs(setting: Setting) -> list[Callable[[], Any]]:
     if setting.task == "question-answering":
         pairs = zip(setting.column("question"), setting.column("context"), strict=True)
         return [lambda pair=pair: {"question": pair[0], "context": pair[1]} for pair in pairs]
+    if setting.task == "decision":
+        named = {name: about for option in setting.params["options"] for name, about in option.items()}
+        asked = {"it": {"type": "choice", "instructions": setting.params["question"], "criteria": named}}
+        return [lambda text=text: {"state": text, "questions": asked} for text in setting.column("text")]
     texts = setting.column("prompt" if setting.task == "text-generation" else "text")
     return [lambda text=text: text for text in texts]
 
@@ -109,6 +115,11 @@ def _answer(made: Any) -> tuple[str, float]:
     return best["answer"], best["score"]
 
 
+def _decision(made: dict[str, Any]) -> tuple[str, float]:
+    best = made["it"]["choice"]
+    return best, made["it"]["probabilities"][best]
+
+
 def _text(made: list[dict[str, Any]]) -> tuple[str, float]:
     return made[0]["generated_text"], 0.0
 
@@ -121,4 +132,5 @@ VALUES: dict[str, Callable[[Any], tuple[Any, float]]] = {
     "zero-shot-classification": _zero_shot,
     "question-answering": _answer,
     "text-generation": _text,
+    "decision": _decision,
 }

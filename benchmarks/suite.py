@@ -27,6 +27,8 @@ CPU = {
     "question-answering": "question-answering",
     "generation-50m": "generation --repeats 2",
     "generation-smollm2": "generation --model smollm2 --repeats 1",
+    "decision": "decision",
+    "decision-text-first": "decision-text-first --repeats 1",
     "image-classification": "image-classification",
 }
 GPU = {  # a minute of a GPU that embeds some thousands of texts a second

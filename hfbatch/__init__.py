@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -98,7 +99,8 @@ def run(
     `job` is a job file, its content as a mapping, a JobSpec or a Plan (then only `watch` and `wait` play a part).
     `on` is a machine file or its content. `watch` is called about twice a second with a Progress. With `wait`, where
     another run is at work on the output, wait for its end, plan again and run; else that is Locked (75). Raises the
-    errors of `plan`, and those of hfbatch.errors; whatever is committed stays, and the same call resumes.
+    errors of `plan`, and those of hfbatch.errors, such as GateFailed (9), unless `publish_anyway` is set in the Plan
+    (`dataclasses.replace`); whatever is committed stays, and the same call resumes.
     """
     from hfbatch import pipeline
     from hfbatch.planner import Plan, make_plan
@@ -107,14 +109,15 @@ def run(
 
     if isinstance(job, Plan):
         plans, spec, machine = [job], job.spec, job.machine
-        new_generation, trust_remote_code = job.new_generation, job.job.trust_remote_code
+        new_generation, trust_remote_code = job.new_generation, any(step.trust_remote_code for step in job.job.steps)
     else:
         plans, spec, machine = [], load_job(job, vars=vars), load_machine(on)
 
     def make() -> Plan:
         if plans:
             return plans.pop()
-        return make_plan(spec, machine, new_generation=new_generation, trust_remote_code=trust_remote_code, begin=begin)
+        made = make_plan(spec, machine, new_generation=new_generation, trust_remote_code=trust_remote_code, begin=begin)
+        return replace(made, publish_anyway=isinstance(job, Plan) and job.publish_anyway)
 
     tell = logging.getLogger(__name__).info if wait else None
     with early_start(machine) as begin:

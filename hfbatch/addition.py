@@ -94,7 +94,7 @@ def make_addition(asked: Request, frame: Frame, run_id: str) -> Addition:
 def _made(asked: Request, frame: Frame, run_id: str) -> Addition:
     spec = _spec(asked)
     check_trust(spec, allowed=True)  # trust_remote_code stands in the call itself, as with transformers
-    task = tasks.find(spec.task)
+    task = tasks.find(spec.each[0].task)
     mapped = _mapped(asked.column, task, frame)
     beside = {name: name for name in (*task.reads.names, *task.optional.names) if name in frame.names}
     columns = {**beside, **mapped}
@@ -103,14 +103,15 @@ def _made(asked: Request, frame: Frame, run_id: str) -> Addition:
     schema = pa.schema([pa.field(name, types.field(column).type) for name, column in columns.items()])
     _check_inputs(spec, task, mapped, schema, frame)
     read = spec.input.model_copy(update={"columns": {name: name for name in mapped}})
-    model = MODELS.pin(spec)
+    models = [MODELS.pin(spec, number) for number in range(len(spec.each))]
     try:
-        job = bind(spec.model_copy(update={"input": read}), model, schema)
+        job = bind(spec.model_copy(update={"input": read}), models, schema)
     except SpecError as error:
         raise SpecError(_by_column(problem, columns) for problem in error.problems) from None
-    columns = {name: columns[name] for name in job.reads}
-    parameters = replace(job, reads=columns).parameters
-    lineage = (job.model.id, job.model.commit, parameters, run_id) if asked.lineage else ()
+    step = job.step
+    columns = {name: columns[name] for name in step.reads}
+    parameters = replace(step, reads=columns).parameters
+    lineage = (step.model.id, step.model.commit, parameters, run_id) if asked.lineage else ()
     made = Addition(job, columns, asked.prefix, dict(zip(LINEAGE, lineage, strict=False)))
     _check_clash(made.nothing().column_names, frame.names)
     return made
@@ -129,7 +130,7 @@ def _spec(asked: Request) -> JobSpec:
         "output": {"path": "frame"},
     }
     draft = Draft.of_mapping(tree)
-    draft.check_task()
+    draft.check_tasks()
     return draft.validated(JobSpec, {})
 
 

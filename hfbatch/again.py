@@ -20,7 +20,7 @@ from hfbatch.ledger import Ledger
 from hfbatch.load import load_job
 from hfbatch.objects import UNREADABLE
 from hfbatch.planner import Plan, make_plan
-from hfbatch.records import Agreed, folder_in, load, shard_of
+from hfbatch.records import Agreed, folder_in, load, pinned, shard_of
 from hfbatch.shards import Piece, Shard, number_of
 from hfbatch.spec import JobSpec, Machine
 from hfbatch.status import known_output
@@ -41,9 +41,8 @@ def spec_of(output: str, generation: str | None = None, overrides: Overrides = N
         raise SpecError([problem])
     newest = next((found for found in started if found.get("generation") == generation), started[0])
     written = dict(newest["spec"]) | {"output": {**newest["spec"]["output"], "path": output}}
-    commit = str(newest.get("model_commit", ""))
-    if commit and not commit.startswith("sha256:"):
-        written["model"] = {**written["model"], "revision": commit}
+    commits = newest.get("model_commits") or [newest.get("model_commit", "")]
+    written = pinned(written, [str(commit) for commit in commits], newest.get("guard_commits", {}))
     spec = load_job(JobSpec.model_validate(written), overrides=overrides)
     if any("***" in path for path in spec.input.paths):
         fix = "give it with --set input.path=..."

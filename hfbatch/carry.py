@@ -76,7 +76,7 @@ def carried_over(
     if table is None:
         return np.zeros(0, dtype=np.int64), pa.table({})
     held = Held.from_json(table.schema.metadata[ROWS])
-    numbers = _renumbered(held, pieces)
+    numbers = renumbered(held, pieces)
     wanted = numbers >= 0
     if retry:
         wanted &= np.asarray(table["error"].is_null())
@@ -84,7 +84,7 @@ def carried_over(
     return numbers[at], table.take(at)
 
 
-def _renumbered(held: Held, pieces: Pieces) -> Array:
+def renumbered(held: Held, pieces: Pieces) -> Array:
     """(rows,) int64: the number over `pieces` of each row that `held` has; -1 for those that no piece holds."""
     renumbered = np.full(len(held.numbers), -1, dtype=np.int64)
     first = 0

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hfbatch.errors import RowError
 from hfbatch.histograms import summed
@@ -26,6 +27,19 @@ TICKET = "_hfbatch_ticket"  # dictionary<string>: a Ticket as JSON, the same in 
 ERROR = "_hfbatch_error"  # string: null, or "code: message"
 INPUT = "_hfbatch_in."  # + name: model inputs and what else preprocess made
 OUTPUT = "_hfbatch_out."  # + name: what forward made
+IDLE = "_hfbatch_idle"  # bool, where a step leaves rows out: those that it does
+MADE = "_hfbatch_made."  # + name of the output's column: what a step made
+SEEN = "_hfbatch_seen."  # + name of a dataset's column: as the models see it, where a rule changes it
+NOTES = "_hfbatch_notes"  # list of guardrails.NOTE: what rules did to the row; null for nothing
+WITHHELD = "_hfbatch_withheld"  # bool: a rule keeps the row from the models that follow, and its predictions back
+REVIEW = "_hfbatch_review"  # bool: a prediction is not sure; null where there is none
+FAILED = "_hfbatch_failed"  # string: the first error that a row had in the steps so far
+HASH = "_hfbatch_hash"  # of what the step at hand reads of a row; null where it is not to be inferred; see reuse.py
+SAME = "_hfbatch_same"  # int64: number of the row that has the same result, which may stand in KNOWN; null: inferred
+KNOWN = "_hfbatch_known."  # + name: results of committed objects, for the rows that are their own SAME
+TOKENS = "_hfbatch_tokens"  # int32: what the row cost in the step at hand
+KNOWS = "_hfbatch_knows."  # + a step's name: what the object is to know of a row (known.py)
+RAN = "_hfbatch_ran"  # string: the last run that inferred results the row has; null: this one; empty: none so far
 EMPTY_ROW = -1  # the row number of the one row that stands for a shard without rows
 
 
@@ -52,8 +66,8 @@ class Ticket:
         return with_column(table, TICKET, ticket)
 
     def plus(self, **stats: Any) -> Ticket:
-        """The same ticket with more stats."""
-        return replace(self, stats={**self.stats, **stats})
+        """The same ticket with more stats, added to those of the same name."""
+        return replace(self, stats={**self.stats, **stats, **total([self.stats, stats])})
 
     def place(self, row: int) -> str:
         """Where row number `row` was read: file and row, counted from 0."""
@@ -83,7 +97,7 @@ def total(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for stats in parts:
         for name, value in stats.items():
-            if not isinstance(value, str):
+            if not isinstance(value, str | Mapping):
                 extreme: Callable[[Any, Any], Any] = max if name.startswith("peak_") else _added
                 combine = {"first_s": min, "last_s": max, "budget": max}.get(name, extreme)
                 made[name] = combine(made[name], value) if name in made else value
@@ -92,6 +106,23 @@ def total(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _added(one: Any, other: Any) -> Any:
     return summed([one, other]) if isinstance(one, list) else one + other
+
+
+def errors_so_far(table: pa.Table) -> pa.ChunkedArray:
+    """(rows,) string: the first error that each row had in the steps that are done, or has in the one at hand."""
+    return pc.coalesce(table[FAILED], table[ERROR]) if FAILED in table.column_names else table[ERROR]
+
+
+def bare(table: pa.Table) -> pa.Table:
+    """`table` with a ticket that has no stats yet."""
+    return replace(ticket_of(table), stats={}).on(table)
+
+
+def idle(table: pa.Table) -> Array:
+    """(rows,) bool: which rows the step at hand leaves out."""
+    if IDLE not in table.column_names:
+        return np.zeros(len(table), dtype=bool)
+    return np.asarray(table[IDLE].to_numpy())
 
 
 def digest(rows: Array) -> str:

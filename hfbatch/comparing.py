@@ -16,7 +16,8 @@ import pyarrow as pa
 from hfbatch.access import redact
 from hfbatch.comparison import Comparison, Labels, Scores, Subject, Values, Vectors
 from hfbatch.errors import Problem, SpecError
-from hfbatch.pairing import LINEAGE, Pair, Side, by_key, by_place, changed_files
+from hfbatch.pairing import Pair, Side, by_key, by_place, changed_files
+from hfbatch.records import lineage_in, steps_in
 from hfbatch.tallies import Rows, ScoreTally, Tally, VectorTally, tallies_for
 from hfbatch.words import column_type
 
@@ -45,7 +46,8 @@ def compare_outputs(a: str, b: str, *, on: str | None = None, top: int = 10) -> 
 
 def _shared(a: Side, b: Side) -> tuple[list[str], dict[str, str]]:
     """The columns to compare; and why others are not."""
-    kept, found, skipped = a.kept | b.kept | set(LINEAGE), list[str](), dict[str, str]()
+    behind = lineage_in(a.identity) | lineage_in(b.identity)
+    kept, found, skipped = a.kept | b.kept | behind, list[str](), dict[str, str]()
     for name in dict.fromkeys([*a.schema.names, *b.schema.names]):
         if name in kept:
             continue
@@ -61,7 +63,7 @@ def _shared(a: Side, b: Side) -> tuple[list[str], dict[str, str]]:
 
 def _text_column(side: Side) -> str | None:
     """The first column of text that the model read and the output kept, to show which row is which."""
-    read = side.identity.get("input_columns", {}).values()
+    read = (name for step in steps_in(side.identity) for name in step.get("input_columns", {}).values())
     there = (name for name in read if name in side.schema.names)
     return next((name for name in there if pa.types.is_string(side.schema.field(name).type)), None)
 
@@ -125,13 +127,15 @@ def _codes(table: pa.Table) -> list[str]:
 
 def _subject(side: Side) -> Subject:
     identity: Mapping[str, Any] = side.identity
-    model = (side.about.get("spec") or {}).get("model") or {}
+    steps, spec = steps_in(identity), side.about.get("spec") or {}
+    models = [step.get("model") or {} for step in spec.get("steps") or [spec]]
+    params = {step.get("name", ""): step.get("params", {}) for step in steps}
     return Subject(
         output=side.url,
-        task=str(identity.get("task", "")),
-        model_id=str(model.get("id", "")),
-        model_revision=str(identity.get("model_commit", "")),
-        params=dict(identity.get("params", {})),
+        task=", ".join(str(step.get("task", "")) for step in steps),
+        model_id=", ".join(dict.fromkeys(str(model.get("id", "")) for model in models)),
+        model_revision=", ".join(dict.fromkeys(str(step.get("model_commit", "")) for step in steps)),
+        params=dict(params.get("", params)),
         complete=side.complete,
         rows=side.rows,
     )

@@ -16,14 +16,14 @@ from hfbatch import tasks
 from hfbatch.access import credentials_in, redact
 from hfbatch.errors import Problem, SpecError
 from hfbatch.explain import MAX_PROBLEMS, Explainer, given, homes, nearest
-from hfbatch.spec import JobSpec, Loc, Machine, Origin
+from hfbatch.origin import Loc, Origin, mark_of
+from hfbatch.spec import JobSpec, Machine
 from hfbatch.tasks.base import Task
 
 MAX_DEPTH = 32
 MAX_ADDED = 1024 * 1024  # characters all variables together may add: a small file must not explode
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
-_MARK = re.compile(r":(\d+):(\d+)$")
 
 _CREDENTIALS = (
     "take them out of it and put them into the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or "
@@ -81,7 +81,7 @@ class Draft:
 
     def stop(self) -> None:
         """Raise what was found, in the order of the file, if anything was."""
-        found = sorted(dict.fromkeys(self.problems), key=_mark)
+        found = sorted(dict.fromkeys(self.problems), key=mark_of)
         if found[MAX_PROBLEMS:]:
             found[MAX_PROBLEMS:] = [Problem(self.places.name or "job", "", "there are more problems; mend these first")]
         if found:
@@ -155,28 +155,41 @@ class Draft:
         near = nearest(name, known) or almost
         self.add(loc, f"no variable {name!r}{listed}", f"write ${{{near}}}" if near else how.format(name))
 
-    def check_task(self) -> type[Task] | None:
-        """The task that is asked for; its params are checked and put in canonical form."""
-        name, params = self.tree.get("task"), self.tree.get("params", {})
-        if not isinstance(name, str) or ("task",) in self.broken:
+    def check_tasks(self) -> list[type[Task]]:
+        """The tasks that are asked for; their params are checked and put in canonical form."""
+        steps = self.tree.get("steps")
+        if not isinstance(steps, list) or not steps:
+            found = [self._check_task(self.tree, ())]
+        else:
+            for section, key in (("", "params"), ("input", "columns"), ("output", "prefix")):
+                within = self.tree.get(section) if section else self.tree
+                if isinstance(within, dict) and within.get(key) not in (None, "", {}):
+                    where = (section, key) if section else (key,)
+                    self.add(where, "stands in each of the steps where there are steps", "move it there")
+            found = [self._check_task(step, ("steps", n)) for n, step in enumerate(steps) if isinstance(step, dict)]
+        return [task for task in found if task is not None]
+
+    def _check_task(self, tree: dict[str, Any], at: Loc) -> type[Task] | None:
+        name, params = tree.get("task"), tree.get("params", {})
+        if not isinstance(name, str) or (*at, "task") in self.broken:
             return None
         try:
             task = tasks.find(name)
         except tasks.UnknownTask as unknown:
             fix = f"write '{unknown.nearest}'" if unknown.nearest else "`hfbatch tasks` lists them"
-            self.add(("task",), f"no task {given(name)}", fix)
+            self.add((*at, "task"), f"no task {given(name)}", fix)
             return None
-        self.tree["task"] = task.name
+        tree["task"] = task.name
         if not isinstance(params, dict):
             return task
         params = {**task.params_in_name(name), **params}
         try:
             checked = task.Params.model_validate(params)
         except ValidationError as error:
-            explainer = Explainer(task.Params, params, self.places.problem, prefix=("params",))
+            explainer = Explainer(task.Params, params, self.places.problem, prefix=(*at, "params"))
             self.problems.extend(explainer.problems(error, self.broken))
         else:
-            self.tree["params"] = checked.model_dump(mode="json", exclude_unset=True)
+            tree["params"] = checked.model_dump(mode="json", exclude_unset=True)
         return task
 
     def validated(self, model: type[Model], hints: Mapping[str, str]) -> Model:
@@ -196,6 +209,8 @@ class Draft:
     def _check_urls(self, spec: JobSpec) -> None:
         """Credentials do not belong into paths, which reports and error messages show."""
         found: list[Loc] = [("output", "path")] if credentials_in(spec.output.path, stored=True) else []
+        if spec.gates and spec.gates.golden and credentials_in(spec.gates.golden.path, stored=False):
+            found.append(("gates", "golden", "path"))
         for index, path in enumerate(spec.input.paths):
             if credentials_in(path, stored=False):
                 found.append(("input", "path") if isinstance(spec.input.path, str) else ("input", "path", index))
@@ -255,9 +270,3 @@ def _texts(node: Any, loc: Loc = ()) -> Iterator[tuple[Any, Any, Loc]]:
             yield from _texts(value, (*loc, key))
         elif isinstance(value, str) and "${" in value:
             yield node, key, (*loc, key)
-
-
-def _mark(problem: Problem) -> tuple[int, int]:
-    """Line and column of a problem; those outside a file come first."""
-    found = _MARK.search(problem.place)
-    return (int(found[1]), int(found[2])) if found else (0, 0)

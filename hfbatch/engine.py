@@ -33,7 +33,7 @@ from hfbatch.tally import DeviceLost, Meter, Report, Stopped
 from hfbatch.tuning import TokenBudget
 
 if TYPE_CHECKING:
-    from hfbatch.job import Job
+    from hfbatch.job import Step
     from hfbatch.spec import Machine
 
 T = TypeVar("T")
@@ -59,9 +59,9 @@ class Work:
 class Engine:
     """Keeps one model resident and puts sequences through it."""
 
-    def __init__(self, job: Job, machine: Machine, gpu: bool | None = None, report: Report = None) -> None:
+    def __init__(self, step: Step, machine: Machine, gpu: bool | None = None, report: Report = None) -> None:
         """`report` is called after every batch. `gpu`: whether one was reserved; None: take one if it is there."""
-        self.job, self.machine, self.task = job, machine, job.make_task()
+        self.step, self.machine, self.task = step, machine, step.make_task()
         self.device, self.max_rows = device_for(gpu), machine.max_batch_rows
         self.renew: Callable[[], None] = lambda: None  # called before every forward: it is no hang
         self.announce: Callable[[Array], None] | None = None  # called before every forward, with the rows in it
@@ -75,7 +75,7 @@ class Engine:
 
     def load(self) -> None:
         """From the checkpoint, ready for inference."""
-        model = load_model(self.job, self.task, self.device)
+        model = load_model(self.step, self.task, self.device)
         self.task.loaded(model)
         self.packer = Packer(model, self.task, self.machine)
         on_cpu = self.device.type == "cpu" and self.packer.open and pays()

@@ -7,6 +7,7 @@
     ├── Conflict              5   what stands in the output contradicts this run
     │   └── InputChanged      5   a file changed after it was planned
     ├── Damage                6   what stands in the output is not what was committed
+    ├── GateFailed            9   the run is whole, and not what `gates:` ask for: the last one stays published
     ├── SystemicError        70   a failure that is not one row's or one shard's
     ├── StorageError         74   reading or writing failed
     ├── Locked               75   another run is at work on the output
@@ -92,6 +93,12 @@ class Damage(HfbatchError):
     exit_code = 6
 
 
+class GateFailed(HfbatchError):
+    """The run is whole, but not what the job's `gates:` ask for. It stands aside; what was published last stays."""
+
+    exit_code = 9
+
+
 class SystemicError(HfbatchError):
     """Nothing could be done at all: a bug, a broken installation, a model that does not load."""
 
@@ -147,6 +154,8 @@ def exit_code(error: BaseException) -> int:
 def outcome_of(error: type[BaseException] | str) -> str:
     """How a run that ended with such an error is said to have ended: ErrorBudgetExceeded, error_budget_exceeded."""
     name = error if isinstance(error, str) else error.__name__
+    if name == GateFailed.__name__:
+        return "gates_failed"  # as the report has it
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 

@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from hfbatch.errors import Problem
-from hfbatch.spec import JobSpec, Loc, Machine
+from hfbatch.origin import Loc
+from hfbatch.spec import JobSpec, Machine
 
 MAX_PROBLEMS = 50  # nobody reads more, and looking for near names costs time for each
 

@@ -19,7 +19,7 @@ from hfbatch.errors import Problem, SpecError
 STEPS = (
     "begin agree reopen",  # the driver, before work: what runs, the plan, _SUCCESS goes
     "inference publish commit",  # a worker: the model over a shard, its object, its record
-    "reconcile manifest swap promote current success",  # the driver, after work
+    "reconcile audit manifest swap promote current success",  # the driver, after work
     "gc",  # the driver: away with what nobody needs any more
 )
 POINTS = frozenset(f"{when}-{step}" for steps in STEPS for step in steps.split() for when in ("before", "after"))

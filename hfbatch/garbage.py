@@ -13,7 +13,7 @@ from typing import Any
 from hfbatch.lease import NAME as LEASE
 from hfbatch.lease import is_alive, read_holder
 from hfbatch.ledger import Ledger
-from hfbatch.records import Agreed, load, published_name, shard_of
+from hfbatch.records import KNOWN, Agreed, load, published_name, shard_of
 from hfbatch.shards import number_of
 from hfbatch.status import known_output
 from hfbatch.store import TMP
@@ -60,7 +60,7 @@ def _dead(ledger: Ledger, ruling: Agreed) -> Iterator[tuple[str, str]]:
     if not published:
         needed |= {shard.base for shard in ruling.shards if shard.base is not None}
     data = set(ledger.store.list("data"))
-    for folder in ("data", "_hfbatch/staged", "_hfbatch/commits"):
+    for folder in ("data", "_hfbatch/staged", "_hfbatch/commits", KNOWN):
         for name in ledger.store.list(folder):
             shard = shard_of(name)
             if shard is None or number_of(shard) > ruling.number:

@@ -95,6 +95,13 @@ def of_errors(errors: Iterable[str]) -> tuple[dict[str, int], dict[str, str]]:
     return dict(counted), first
 
 
+def of_notes(notes: pa.ChunkedArray) -> dict[str, int]:
+    """Texts `rule: what it did` -> rows, most frequent first. `notes` (rows,): list<struct<name, action, detail>>."""
+    flat = pc.list_flatten(notes)
+    name, action = pc.struct_field(flat, "name"), pc.struct_field(flat, "action")
+    return label_counts(pc.binary_join_element_wise(name, action, ": "))
+
+
 def summed(parts: Iterable[Sequence[int]]) -> list[int]:
     """Counts of the same bins, added up."""
     return [sum(bins) for bins in zip_longest(*parts, fillvalue=0)]

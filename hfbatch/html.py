@@ -17,10 +17,12 @@ from markupsafe import Markup
 
 from hfbatch import charts
 from hfbatch.pictures import STEPS, pictures
+from hfbatch.records import steps_in
 from hfbatch.words import column_type, commit, count, duration, size
 
 if TYPE_CHECKING:
     from hfbatch.examine import Examined
+    from hfbatch.job import Step
     from hfbatch.planner import Plan
     from hfbatch.report import RunReport
 
@@ -55,6 +57,7 @@ def report_html(report: RunReport, about: About | None = None) -> str:
             subtitle=f"Run {report.run_id or 'without an id'}{began}, with {report.model_id}",
             figures=_figures(report),
             charts=pictures(report),
+            gates=[(gate, gate.note or gate.about) for gate in report.gates],
             errors=[(code, rows, report.examples.get(code, "")) for code, rows in report.errors.items()],
             numbers=_numbers(report),
             lineage=_lineage(report, about),
@@ -83,10 +86,13 @@ def card(
 def report_card(report: RunReport) -> str:
     """A RunReport in a notebook."""
     facts = [
-        ("model", f"{report.model_id} @ {commit(report.model_revision)}"),
+        *_models(report),
         ("rows", f"{report.rows:,} in the output, {report.rows_new:,} new"),
         ("failed", _failed(report)),
     ]
+    if report.gates:
+        passed = f"{sum(gate.passed for gate in report.gates)} of {len(report.gates)} passed"
+        facts.append(("gates", passed + ", published anyway" * report.published_anyway))
     if report.rows_new:
         facts.append(("speed", f"{report.rows_per_s:,.1f} rows/s, {report.tokens_per_s:,.0f} tokens/s"))
     facts += [("time", duration(report.seconds.total)), ("output", f"{report.output}/data")]
@@ -94,15 +100,20 @@ def report_card(report: RunReport) -> str:
     return card(title, _words(report.outcome), facts, pictures(report), report.outcome in GOOD)
 
 
+def _models(report: RunReport) -> list[tuple[str, str]]:
+    """The model, or what each step did."""
+    if report.steps:
+        return [("step", str(step)) for step in report.steps]
+    return [("model", f"{report.model_id} @ {commit(report.model_revision)}")]
+
+
 def plan_card(plan: Plan) -> str:
     """A Plan in a notebook."""
     job, left = plan.job, sum(shard.rows for shard in plan.todo)
     facts = [
         ("task", job.task),
-        ("params", ", ".join(f"{name} {value}" for name, value in job.params.items() if value is not None)),
-        ("model", f"{job.model.id} @ {commit(job.model.commit)}, {job.dtype}"),
+        *(fact for step in job.steps for fact in _step_facts(step)),
         ("input", f"{count(len(plan.files), 'file')}, {count(plan.rows, 'row')}{' before where' * bool(job.where)}"),
-        ("reads", ", ".join(f"{name} from {column}" for name, column in job.reads.items())),
         ("where", job.where or ""),
         ("writes", ", ".join(f"{entry.name} ({column_type(entry.type)})" for entry in job.output_schema)),
         ("output", f"{job.output}/data"),
@@ -113,6 +124,18 @@ def plan_card(plan: Plan) -> str:
     state = "a run would refuse" if plan.conflict else state
     facts += [("conflict", plan.conflict or "")]
     return card(f"Plan of {job.name}", state, [fact for fact in facts if fact[1]], [drawn], plan.conflict is None)
+
+
+def _step_facts(step: Step) -> list[tuple[str, str]]:
+    """What one model of a plan does."""
+    named = f"{step.name}: " if step.name else ""
+    params = ", ".join(f"{name} {value}" for name, value in step.params.items() if value is not None)
+    reads = ", ".join(f"{name} from {column}" for name, column in step.reads.items())
+    return [
+        ("model", f"{named}{step.model.id} @ {commit(step.model.commit)}, {step.dtype}"),
+        ("params", params and named + params),
+        ("reads", f"{named}{reads}{f', where {step.where}' if step.where else ''}"),
+    ]
 
 
 def examined_card(found: Examined) -> str:
@@ -150,10 +173,12 @@ def _numbers(report: RunReport) -> list[tuple[str, str]]:
     rows = [
         ("rows", f"{report.rows:,}: {report.rows_new:,} new, {report.rows - report.rows_new:,} committed before"),
         ("failed", _failed(report)),
+        ("guardrails", report.guarded),
         ("shards", f"{report.shards:,}, {report.shards_new:,} new"),
         ("files", _files(report)),
         ("tokens", f"{report.tokens:,}, in {batches}"),
         ("padding", f"{report.padding_share:.1%} of {report.padded_tokens:,}; {report.layout}".removesuffix("; ")),
+        ("reused", report.reuse),
         ("seconds", f"{took.total:,.1f} in all; start {took.start:,.1f}, model load {took.model_load:,.1f}"),
         ("predicted", _predicted(report)),
         ("steps", ", ".join(f"{step} {getattr(took, step):,.1f}" for step in STEPS)),
@@ -166,12 +191,16 @@ def _numbers(report: RunReport) -> list[tuple[str, str]]:
 
 def _lineage(report: RunReport, about: About) -> list[tuple[str, str]]:
     """What made the values: enough to make them again."""
-    known = about.identity
-    told = [(name, _value(known[name])) for name in ("task", "params", "dtype") if name in known]
-    reads = ", ".join(f"{name} from {column}" for name, column in known.get("input_columns", {}).items())
+    known, told = about.identity, list[tuple[str, str]]()
+    for step in steps_in(known):
+        named = f"{step['name']}: " if "name" in step else ""
+        told += [(name, named + _value(step[name])) for name in ("task", "params", "dtype") if name in step]
+        reads = (f"{name} from {column}" for name, column in step.get("input_columns", {}).items())
+        told.append(("reads", ", ".join(reads)))
     rows = [
-        *(("model", report.model_id), ("commit", report.model_revision), *told),
-        *(("reads", reads), ("where", str(known.get("where") or ""))),
+        *(_models(report) if report.steps else [("model", report.model_id), ("commit", report.model_revision)]),
+        *told,
+        ("where", str(known.get("where") or "")),
         *(("output", report.output), ("generation", report.generation)),
     ]
     return [row for row in rows if row[1]]

@@ -25,7 +25,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from hfbatch.download import ask, download, one_at_a_time
 from hfbatch.errors import AccessRefused, StorageError
 from hfbatch.hub_errors import ModelProblem, endpoint, hub_failures, hub_host, is_offline, offline_failure
-from hfbatch.spec import ModelSpec
+from hfbatch.modelspec import ModelSpec
 from hfbatch.store_errors import redact
 from hfbatch.trust import COMMIT, code_repositories
 from hfbatch.weights import PICKLED, SAFE, refuse_pickles, weights_among

@@ -29,11 +29,13 @@ from hfbatch.tally import DeviceLost, Meter
 from hfbatch.verdict import errors_in
 
 if TYPE_CHECKING:
-    from hfbatch.job import Job
+    from hfbatch.job import Step
+    from hfbatch.reuse import Reuse
     from hfbatch.spec import Machine
 
 CHUNK = 1024  # rows a child is sent at once: what is repeated when it dies
 TICK_S = 0.5  # how often a wait asks whether the run was stopped
+_MARKS = (col.HASH, col.SAME, col.KNOWN, col.TOKENS)
 ORPHAN_S = 60  # what a child that hangs with nobody to kill it gets beyond the limit
 
 Parts: TypeAlias = list[tuple[Array, pa.Table]]  # (rows of a table, what was made of them)
@@ -98,6 +100,7 @@ class Isolated:
             stats[name] = stats.get(name, 0) + len(crashed)
         self.predict.engine.meter += Meter(**{name: stats.get(name, 0) for name in vars(Meter())})
         result = table.drop_columns([name for name in table.column_names if name.startswith(col.INPUT)])
+        result = _with_marks(result, made)
         for prefix in (col.INPUT, col.OUTPUT):
             parts = [(rows, sequences) for rows, part in made if len(sequences := col.sequences_of(part, prefix))]
             result = col.with_sequences(result, prefix, _join(parts))
@@ -119,7 +122,8 @@ class Child:
         self.like, self.limit = like, limit
         context = multiprocessing.get_context("spawn")  # a fork would inherit locks, and a device that is in use
         self.pipe, theirs = context.Pipe()
-        what = (theirs, like.job, machine, like.threads, like.preprocess is not None, like.gpu)
+        before = None if like.preprocess is None else (like.preprocess.reuse,)
+        what = (theirs, like.step, machine, like.threads, before, like.gpu)
         self.process = context.Process(target=_serve, args=what, name="hfbatch-isolated", daemon=True)
         self.process.start()
         theirs.close()
@@ -182,11 +186,17 @@ class Child:
         return f"killed by {signal.Signals(-code).name if known else f'signal {-code}'}"
 
 
-def _serve(pipe: Connection, job: Job, machine: Machine, threads: int, preprocess: bool, gpu: bool | None) -> None:
-    """The child: tables in, results out, until it is ended or has nobody to answer to."""
+def _serve(
+    pipe: Connection, step: Step, machine: Machine, threads: int, before: tuple[Reuse | None] | None, gpu: bool | None
+) -> None:
+    """The child: tables in, results out, until it is ended or has nobody to answer to.
+
+    `before`: what its Preprocess reuses; None: it has none.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        predict = Predict(job, machine, threads, Preprocess(job) if preprocess else None, gpu=gpu)
+        preprocess = None if before is None else Preprocess(step, *before)
+        predict = Predict(step, machine, threads, preprocess, gpu=gpu)
         predict.unproven = False  # a few rows, and picked ones
         predict.engine.announce = lambda rows: pipe.send(("rows", rows))
         pipe.send(("ready", None))
@@ -202,6 +212,17 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+def _with_marks(table: pa.Table, made: Parts) -> pa.Table:
+    """`table` with what the parts say of rows beside sequences and errors (see columns.SAME); null where rows died."""
+    marks = [part.select([name for name in part.column_names if name.startswith(_MARKS)]) for _, part in made]
+    whole = pa.concat_tables(marks, promote_options="default") if marks else table.select([])
+    source = np.full(len(table), -1, dtype=np.int64)
+    source[np.concatenate([rows for rows, _ in made]) if made else []] = np.arange(len(whole))
+    for name in whole.column_names:
+        table = col.with_column(table, name, whole[name].take(pa.array(source, mask=source < 0)))
+    return table
 
 
 def _join(parts: list[tuple[Array, Sequences]]) -> Sequences:

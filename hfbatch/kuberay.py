@@ -16,8 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hfbatch.errors import Problem, SpecError
+from hfbatch.origin import Loc
 from hfbatch.schedule import NO_RETRY, Scheduled, render
-from hfbatch.spec import ActorRange, Loc, Machine
+from hfbatch.spec import ActorRange, Machine
 
 FILES = "/etc/hfbatch"  # where the pods find job and machine file
 _LONGEST = 40  # characters of a name: KubeRay takes 47 for a RayJob, of which Kubernetes adds 6
@@ -154,8 +155,9 @@ def _local_paths(it: Scheduled) -> list[Problem]:
         (("input", "path") if one else ("input", "path", number), path) for number, path in enumerate(job.input.paths)
     ]
     paths.append((("output", "path"), job.output.path))
-    if Path(job.model.id).is_dir() or job.model.id.startswith("."):
-        paths.append((("model", "id"), job.model.id))
+    paths += [(("gates", "golden", "path"), job.gates.golden.path)] if job.gates and job.gates.golden else []
+    models = [(job.loc(number, "model", "id"), step.model.id) for number, step in enumerate(job.each)]
+    paths += [(loc, name) for loc, name in models if Path(name).is_dir() or name.startswith(".")]
     message = "is a path in this folder, which no pod has"
     fix = "write a URL that all pods reach (s3://bucket/...), or an absolute path in the image or on a volume"
     return [

@@ -6,8 +6,10 @@
     _hfbatch/lease.json                         who is at work (lease.py); saves work, guards nothing
     _hfbatch/gens/<gen8>.json                   what a generation is: all that affects a value
     _hfbatch/plans/<number>.json                the agreed cut into shards; put if absent, the highest number rules
+    _hfbatch/audits/<number>.json               that plan has passed its gates: whoever comes next finishes it
     _hfbatch/commits/<gen8>/<shard>.json        THE commit point, put if absent
     _hfbatch/staged/<shard>-<gen8>.parquet      as data/, until the run publishes: they would double rows there
+    _hfbatch/known/<step8>/<shard>-<gen8>.parquet   hashes of the rows of an object (known.py); nothing rests on them
     _hfbatch/runs/<run_id>/                     started.json, manifest.json, report.json, result.json
 
 Every decision that two runs could take differently is one put-if-absent, so no lock and no clock is needed: whoever
@@ -26,7 +28,7 @@ from typing import Any
 
 from hfbatch.errors import Conflict, Damage
 from hfbatch.faults import point
-from hfbatch.records import Agreed, Receipt, dump, load, published_name, shard_of, staged_name
+from hfbatch.records import KNOWN, Agreed, Receipt, dump, load, published_name, shard_of, staged_name
 from hfbatch.shards import Shard, number_of
 from hfbatch.store import Store
 
@@ -63,8 +65,9 @@ class Ledger:
         return ruling is not None and any(shard == named.id for named in ruling.shards)
 
     def old_plans(self) -> list[str]:
-        """Names of the plans that nobody reads any more; the newest few stay, beside the one that rules."""
-        return self._plans()[:-_KEPT_PLANS]
+        """Names of the plans, and of their audits, that nobody reads any more; the newest few stay."""
+        plans, audits = self._plans(), self.store.list("_hfbatch/audits")
+        return plans[:-_KEPT_PLANS] + [name for name in audits if plans and _stem(name) < _stem(plans[-1])]
 
     def _plans(self) -> list[str]:
         """Names of the plans, the one that rules last."""
@@ -178,7 +181,8 @@ class Ledger:
         """Take back the commit of a shard that the ruling plan does not know."""
         self.store.delete([f"{_commits(receipt.generation)}/{receipt.shard}.json"])
         if receipt.data:
-            self.store.delete([staged_name(receipt.data), receipt.data])
+            known = [name for name in self.store.list(KNOWN) if shard_of(name) == receipt.shard]
+            self.store.delete([*known, staged_name(receipt.data), receipt.data])
 
     def publish(self, run_id: str, plan: Agreed, receipts: Sequence[Receipt], report: Mapping[str, Any]) -> None:
         """Manifest, superseded objects out of data/ and new ones in, CURRENT, _SUCCESS: then data/ is the output."""
@@ -206,7 +210,7 @@ class Ledger:
         """
         point("before-swap")
         known = {shard.id for shard in plan.shards}
-        for folder in ("_hfbatch/commits", "data"):
+        for folder in ("_hfbatch/commits", KNOWN, "data"):
             self.store.delete([name for name in self.store.list(folder) if _is_dead(name, plan.number, known)])
         point("before-promote")
         staged = [name for name in self.store.list("_hfbatch/staged") if shard_of(name) in known]

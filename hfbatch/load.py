@@ -18,7 +18,8 @@ import yaml
 from hfbatch.draft import MAX_DEPTH, Draft, Written, days, split_overrides
 from hfbatch.errors import Problem, SpecError
 from hfbatch.explain import MAX_PROBLEMS, given, nearest
-from hfbatch.spec import JobSpec, Loc, Machine
+from hfbatch.origin import Loc
+from hfbatch.spec import JobSpec, Machine
 
 __all__ = ["load_job", "load_machine", "split_overrides"]
 
@@ -40,9 +41,8 @@ def load_job(
 ) -> JobSpec:
     """The job in a file, a mapping or a JobSpec: `${name}` replaced, task and params checked. Raises SpecError.
 
-    `${today}` and `${yesterday}` are UTC dates of this moment, unless `vars` or the file says otherwise.
-
-    The values of a JobSpec are final: `${name}` in them is replaced only where `vars` is given.
+    `${today}` and `${yesterday}` are UTC dates of this moment, unless `vars` or the file says otherwise. The values of
+    a JobSpec are final: `${name}` in them is replaced only where `vars` is given.
     """
     draft = Draft.of_spec(source, source.origin) if isinstance(source, JobSpec) else _draft(source)
     if isinstance(source, JobSpec) and vars is None:
@@ -53,8 +53,8 @@ def load_job(
     if isinstance(source, str | Path):
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).lstrip("._-")
         draft.tree.setdefault("name", stem[:100] or "job")
-    task = draft.check_task()
-    spec = draft.validated(JobSpec, dict.fromkeys(task.Params.model_fields, "under params") if task else {})
+    params = (task.Params.model_fields for task in draft.check_tasks())
+    spec = draft.validated(JobSpec, {name: "under params" for fields in params for name in fields})
     if isinstance(source, JobSpec) and spec.model_dump() == source.model_dump():
         return source
     spec._origin = draft.places

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from hfbatch.access import redact, redact_all
-from hfbatch.errors import ErrorBudgetExceeded, Interrupted, exit_code, outcome_of
+from hfbatch.errors import ErrorBudgetExceeded, GateFailed, Interrupted, exit_code, outcome_of
 
 if TYPE_CHECKING:
     from hfbatch.planner import Plan
@@ -53,7 +53,7 @@ def tell_plan(plan: Plan, run_id: str) -> None:
     """`planned`: what the run is of, and what of it is new, changed and done."""
     job, counts = plan.job, plan.changes.as_counts(plan.shards, (), run_id)
     names = ("files", "files_new", "files_changed", "files_skipped", "files_removed")
-    model = {"model_id": job.model.id, "model_revision": job.model.commit, "generation": job.generation}
+    model = {"model_id": job.model_id, "model_revision": job.model_commit, "generation": job.generation}
     shards = {"rows": plan.rows, "shards": len(plan.shards), "shards_skipped": len(plan.done)}
     event(
         run_id, "planned", job=job.name, output=job.output, **model, **shards, **{name: counts[name] for name in names}
@@ -70,6 +70,7 @@ def tell_failure(run_id: str, error: BaseException) -> None:
     """`finished`, of a run that did not; before it `error_budget` or `interrupted` where it was that."""
     told = {"message": str(error), "exit_code": exit_code(error)}
     known = {ErrorBudgetExceeded: "error_budget", Interrupted: "interrupted", KeyboardInterrupt: "interrupted"}
+    known |= {GateFailed: "gates_failed"}
     if name := next((name for kind, name in known.items() if isinstance(error, kind)), None):
         event(run_id, name, logging.WARNING, **told)
     event(run_id, "finished", logging.ERROR, outcome=outcome_of(type(error)), **told)

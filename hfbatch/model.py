@@ -30,7 +30,7 @@ from hfbatch.verdict import LEAST, SAMPLE, errors_in, refuse_common_fault, rows_
 from hfbatch.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from hfbatch.job import Job
+    from hfbatch.job import Step
     from hfbatch.spec import Machine
 
 
@@ -39,7 +39,7 @@ class Predict:
 
     def __init__(
         self,
-        job: Job,
+        step: Step,
         machine: Machine,
         threads: int,
         preprocess: Preprocess | None = None,
@@ -51,11 +51,11 @@ class Predict:
         `gpu`: whether a GPU was reserved for this process; None: take one if it is there.
         """
         started = time.perf_counter()
-        self.job, self.machine, self.threads, self.gpu = job, machine, threads, gpu
+        self.step, self.machine, self.threads, self.gpu = step, machine, threads, gpu
         torch.set_num_threads(threads)
-        self.engine = Engine(job, machine, gpu, report)
+        self.engine = Engine(step, machine, gpu, report)
         self.preprocess = preprocess
-        self.task, self.worker = job.make_task(), f"{socket.gethostname()}:{os.getpid()}"
+        self.task, self.worker = step.make_task(), f"{socket.gethostname()}:{os.getpid()}"
         self.watchdog = Watchdog(machine.row_timeout_s)
         self.engine.renew = self.watchdog.renew
         self.unproven = True  # the first rows still have to show that the code works
@@ -125,6 +125,9 @@ class Predict:
         spent = (*task.inputs, *(name + SHAPE for name in task.inputs), *task.host, "length")
         table = table.drop_columns([col.INPUT + name for name in spent if name in sequences.columns])
         table = col.with_errors(col.with_sequences(table, col.OUTPUT, outputs), errors)
+        if col.HASH in table.column_names:
+            tokens = np.bincount(sequences.row, input_lengths(sequences, task), len(table)).astype(np.int32)
+            table = col.with_column(table, col.TOKENS, pa.array(tokens))
         return ticket.on(table)
 
     def predict(self, sequences: Sequences) -> tuple[Sequences, dict[int, RowError]]:

@@ -70,6 +70,17 @@ class Packed:
             self._made[id(value)] = (value.flatten(0, 1).index_select(0, index).unsqueeze(0), value)
         return self._made[id(value)][0]
 
+    def after(self, front: int) -> torch.Tensor:
+        """(tokens + sequences x front,) int64: where the tokens that each sequence sees are, behind `front` of all."""
+        if -front not in self._made:  # which is no tensor's id
+            sees, total = self.lengths + front, self.tokens + self.rows * front
+            sequence = torch.repeat_interleave(sees, output_size=total)
+            place = torch.arange(total, device=self.index.device) - (sees.cumsum(0) - sees)[sequence]
+            own = (self.lengths.cumsum(0) - self.lengths)[sequence]
+            self._made[-front] = torch.where(place < front, place, place + own)
+        found: torch.Tensor = self._made[-front]
+        return found
+
     def unpack(self, value: torch.Tensor) -> torch.Tensor:
         """(1, tokens, ...) -> (sequences, longest, ...), with zeros for padding."""
         if self.tokens == self.rows * self.longest:
@@ -167,15 +178,21 @@ def _mask(*args: Any, **kwargs: Any) -> Any:
 def _attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[torch.Tensor, None]:
-    """(1, heads, tokens, dim) each -> (1, tokens, heads, dim). Not packed: transformers' sdpa_attention_forward."""
+    """(1, heads, tokens, dim) each -> (1, tokens, heads, dim). Not packed: transformers' sdpa_attention_forward.
+
+    Keys and values may begin with some that all sequences see, from a cache.
+    """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     batch = _batch()
     if batch is None:
         padded: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return padded
-    if query.shape[2] != batch.tokens or key.shape[2] != batch.tokens:
-        raise NotPackable("it attends to more than its own tokens")
+    front = key.shape[2] - batch.tokens
+    if query.shape[2] != batch.tokens or front < 0:
+        raise NotPackable("it attends to other tokens than its own")
+    if front and attention_mask is not None:
+        raise NotPackable("its window reaches back to what all begin with")
     if isinstance(attention_mask, torch.Tensor) or kwargs.get("position_bias") is not None:
         raise NotPackable("its attention has a bias")
     causal, scale = kwargs.get("is_causal"), kwargs.get("scaling")
@@ -190,15 +207,24 @@ def _by_length(
 ) -> torch.Tensor:
     query, key, value = (each[0].transpose(0, 1) for each in states)  # (tokens, heads, dim), as projections lie
     out = query.new_empty(*query.shape[:2], value.shape[-1])
-    grouped = query.shape[1] != key.shape[1]
+    grouped, front = query.shape[1] != key.shape[1], len(key) - len(query)
     for start, rows, length in batch.runs:
         part = slice(start, start + rows * length)
-        q, k, v = (each[part].view(rows, length, *each.shape[1:]).transpose(1, 2) for each in (query, key, value))
+        own = (query[part], key[front:][part], value[front:][part])
+        q, k, v = (each.view(rows, length, *each.shape[1:]).transpose(1, 2) for each in own)
         mask = None if window is None else window.mask(length, query.device)
+        if front:
+            k, v = _behind(key[:front], k), _behind(value[:front], v)
+            mask = q.new_ones(length, front + length, dtype=torch.bool).tril(front) if causal else None
         ahead = causal and mask is None and length > 1
         made = F.scaled_dot_product_attention(q, k, v, mask, is_causal=ahead, scale=scale, enable_gqa=grouped)
         out[part].view(rows, length, *out.shape[1:]).copy_(made.transpose(1, 2))
     return out.unsqueeze(0)
+
+
+def _behind(front: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """(front, heads, dim) before each of (rows, heads, length, dim)."""
+    return torch.cat([front.transpose(0, 1).expand(len(own), -1, -1, -1), own], dim=2)
 
 
 def _flash(
@@ -207,15 +233,19 @@ def _flash(
     """FlashAttention over sequences of any lengths (Dao 2023, arXiv:2307.08691), as torch brings it."""
     from torch.nn.attention.varlen import varlen_attn
 
-    ends = F.pad(batch.lengths.cumsum(0), (1, 0)).int()
+    front = key.shape[2] - query.shape[2]
+    ends, seen = (F.pad((batch.lengths + more).cumsum(0), (1, 0)).int() for more in (0, front))
+    query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
+    if front:
+        key, value = (each.index_select(0, batch.after(front)) for each in (key, value))
     made = varlen_attn(
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1),
-        value[0].transpose(0, 1),
+        query,
+        key,
+        value,
         ends,
-        ends,
+        seen,
         batch.longest,
-        batch.longest,
+        front + batch.longest,
         scale=scale,
         window_size=(-1, 0) if causal else (-1, -1),
         enable_gqa=query.shape[1] != key.shape[1],

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hfbatch.errors import Problem, SpecError
 from hfbatch.html import About, report_html
 from hfbatch.ledger import Ledger
+from hfbatch.records import pinned
 from hfbatch.report import RunReport
 from hfbatch.status import known_output
 
@@ -38,13 +39,14 @@ def read_about(ledger: Ledger, report: RunReport) -> About:
     """What else the output knows of the run."""
     started = ledger.run_file(report.run_id, "started.json") or {}
     machine, spec = started.get("machine", {}), started.get("spec", {})  # of the first what is not the default
-    trust = ["--trust-remote-code"] if spec.get("model", {}).get("trust_remote_code") else []
+    models = [step.get("model") or {} for step in spec.get("steps") or [spec]]
+    trust = ["--trust-remote-code"] if any(model.get("trust_remote_code") for model in models) else []
     return About(
         identity=ledger.identity(report.generation),
         started=started.get("started"),
         host=str(started.get("host", "")),
         machine=machine,
-        job_file=job_file(spec, report.model_revision),
+        job_file=job_file(spec, started.get("model_commits") or [report.model_revision], started.get("guard_commits")),
         options=[word for name, value in machine.items() for word in ("--set", f"{name}={_scalar(value)}")] + trust,
     )
 
@@ -55,26 +57,27 @@ def write_page(ledger: Ledger, report: RunReport) -> None:
     ledger.store.put(f"_hfbatch/runs/{report.run_id}/{PAGE}", text.encode())
 
 
-def job_file(spec: Mapping[str, Any], commit: str) -> str:
-    """YAML that makes the job of `spec`, as started.json has it, again; its model pinned to `commit`."""
-    if not spec:
-        return ""
-    model = dict(spec["model"])
-    if not commit.startswith("sha256:"):  # of a local directory, which a job file names without one
-        model["revision"] = commit
-    return "\n".join(_lines({**spec, "model": model}))
+def job_file(spec: Mapping[str, Any], commits: Sequence[str], rules: Mapping[str, str] | None = None) -> str:
+    """YAML that makes the job of `spec`, as started.json has it, again; its models pinned, see records.pinned."""
+    return "\n".join(_lines(pinned(spec, commits, rules))) if spec else ""
 
 
-def _lines(content: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """Keys and values as YAML, two levels deep. What is not set is left out, but of params: null may mean something."""
+def _lines(content: Mapping[str, Any], indent: str = "", whole: bool = False) -> Iterator[str]:
+    """Keys and values as YAML. What is not set is left out, but of params (`whole`): null may mean something there."""
     for name, value in content.items():
-        if isinstance(value, Mapping) and not indent:
-            kept = value if name == "params" else {key: each for key, each in value.items() if each not in (None, {})}
-            if kept:
-                yield f"{name}:"
-                yield from _lines(kept, "  ")
+        if not whole and (value in (None, {}) or (value == [] and not indent)):
+            continue
+        key, below = f"{indent}{_scalar(name)}:", f"{indent}  "
+        if isinstance(value, Mapping) and value:
+            if lines := list(_lines(value, below, whole or name == "params")):
+                yield from (key, *lines)
+        elif isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
+            yield key
+            for each in value:
+                first, *others = _lines(each, f"{below}  ", whole)
+                yield from (f"{below}- {first.strip()}", *others)
         else:
-            yield f"{indent}{_scalar(name)}: {_scalar(value)}"
+            yield f"{key} {_scalar(value)}"
 
 
 def _scalar(value: Any) -> str:

@@ -27,12 +27,11 @@ from hfbatch.carry import ROWS, Held
 from hfbatch.errors import Damage, Problem, SpecError
 from hfbatch.ledger import Ledger
 from hfbatch.objects import UNREADABLE
-from hfbatch.records import Receipt
+from hfbatch.records import Receipt, lineage_in, steps_in
 from hfbatch.sequences import Array
 from hfbatch.shards import Shard
 from hfbatch.status import known_output
 
-LINEAGE = ("error", "model_id", "model_revision", "parameters", "run_id")  # the columns behind a task's own
 _OPEN = 4  # objects of the second output that are kept, as shards of the two may overlap
 _PART_BYTES, _MOST_PARTS = 64 << 20, 200  # of the objects, compressed; as many files are open at once, twice
 
@@ -108,7 +107,8 @@ class Side:
     def kept(self) -> set[str]:
         """The input columns among its columns."""
         job = (self.about.get("bound") or {}).get("job") or {}
-        return set(job["keep"]) if "keep" in job else set(self.identity.get("input_columns", {}).values())
+        read = {name for step in steps_in(self.identity) for name in step.get("input_columns", {}).values()}
+        return set(job["keep"]) if "keep" in job else read
 
     def read(self, receipt: Receipt, columns: Sequence[str]) -> Object:
         """The rows of one object."""
@@ -209,7 +209,8 @@ def by_key(a: Side, b: Side, key: str, columns: Sequence[str]) -> Iterator[Pair]
     """The rows whose `key` (as text) is the same; a null is like no other. SpecError where a key is there twice."""
     for side in (a, b):
         if key not in side.schema.names:
-            fix = f"the columns there are {', '.join(name for name in side.schema.names if name not in LINEAGE)}"
+            behind = lineage_in(side.identity)
+            fix = f"the columns there are {', '.join(name for name in side.schema.names if name not in behind)}"
             raise SpecError([Problem("--on", "", f"{side.url} has no column {key!r}", fix)])
     size = sum(receipt.nbytes for side in (a, b) for _, receipt in side.objects)
     parts = min(_MOST_PARTS, 1 + size // _PART_BYTES)

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from hfbatch.access import redact
 from hfbatch.errors import AccessRefused, Problem, SpecError
-from hfbatch.spec import JobSpec, Loc, Machine
+from hfbatch.origin import Loc
+from hfbatch.spec import JobSpec, Machine
 
 _JOB, _MACHINE = "job.yaml", "machine.yaml"
 _KILL_S = 15  # beyond machine.grace_s: what a cancelled job takes to write down how it ended
@@ -74,10 +75,13 @@ def _addresses(spec: JobSpec) -> Iterator[tuple[Loc, str]]:
         (("input", "allow_media_prefixes", index), path) for index, path in enumerate(spec.input.allow_media_prefixes)
     )
     yield ("output", "path"), spec.output.path
+    if spec.gates and spec.gates.golden:
+        yield ("gates", "golden", "path"), spec.gates.golden.path
 
 
 def _signed(spec: JobSpec) -> Iterator[Problem]:
-    for loc, url in [*_addresses(spec), (("model", "id"), spec.model.id)]:
+    models = ((spec.loc(number, "model", "id"), step.model.id) for number, step in enumerate(spec.each))
+    for loc, url in [*_addresses(spec), *models]:
         if redact(url) != url:
             yield spec.origin.problem(loc, "the URL holds a password or a signature, and would be sent", _SECRET_FIX)
 
@@ -111,11 +115,13 @@ def _local_data(spec: JobSpec, shared: Sequence[str]) -> Iterator[Problem]:
 
 
 def _local_model(spec: JobSpec, shared: Sequence[str]) -> Iterator[Problem]:
-    name = spec.model.id
-    is_path = name.startswith(("/", "./", "../", "~")) or Path(name).is_dir()
-    if is_path and (problem := _not_shared(name, shared)):
-        message, fix = problem
-        yield spec.origin.problem(("model", "id"), message, f"push the model to the Hub, or: {fix}")
+    for number, step in enumerate(spec.each):
+        name = step.model.id
+        is_path = name.startswith(("/", "./", "../", "~")) or Path(name).is_dir()
+        if is_path and (problem := _not_shared(name, shared)):
+            message, fix = problem
+            at = spec.loc(number, "model", "id")
+            yield spec.origin.problem(at, message, f"push the model to the Hub, or: {fix}")
 
 
 def _not_shared(path: str, shared: Sequence[str]) -> tuple[str, str] | None:

@@ -10,6 +10,7 @@ import os
 import pickle
 import socket
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,7 @@ import ray.data
 from hfbatch import source, tasks
 from hfbatch.access import redact
 from hfbatch.cluster import Guard, Pool, connected, start_tally, throttled
-from hfbatch.columns import ERROR, ticket_of
+from hfbatch.columns import errors_so_far, ticket_of
 from hfbatch.errors import SystemicError
 from hfbatch.job import Job
 from hfbatch.lease import Lease
@@ -29,8 +30,8 @@ from hfbatch.ledger import Ledger
 from hfbatch.logs import event
 from hfbatch.metrics import Metrics
 from hfbatch.planner import Plan
-from hfbatch.postprocess import Postprocess
-from hfbatch.preprocess import Preprocess
+from hfbatch.postprocess import Finish
+from hfbatch.preprocess import Start
 from hfbatch.records import Agreed, Receipt
 from hfbatch.report import Progress
 from hfbatch.shards import Shard
@@ -82,12 +83,17 @@ class Run:
     id: str
     plan: int  # number of the agreed plan
     proven: bool  # results committed before this run show that the code works
-    budgets: Mapping[str, int]  # device -> tokens of a batch, as earlier runs of this generation found
+    budgets: Mapping[str, Mapping[str, int]]  # see `budgets_of`
 
 
-def budgets_of(receipts: Iterable[Receipt]) -> dict[str, int]:
-    """Device -> tokens of a batch that were found to be best there."""
-    return {str(each.stats["settled"]): int(each.stats["budget"]) for each in receipts if "settled" in each.stats}
+def budgets_of(receipts: Iterable[Receipt]) -> dict[str, dict[str, int]]:
+    """Step -> device -> tokens of a batch that were found to be best there, by earlier runs of this generation."""
+    found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for receipt in receipts:
+        for name, stats in receipt.stats.get("steps", {"": receipt.stats}).items():
+            if "settled" in stats:
+                found[name][str(stats["settled"])] = int(stats["budget"])
+    return dict(found)
 
 
 def _run_wave(run: Run, rows: ray.data.Dataset, pool: Pool, tally: Any) -> None:
@@ -119,11 +125,11 @@ def _stages(run: Run, pool: Pool, tally: Any) -> Callable[[ray.data.Dataset], ra
         return Guard("read", lambda: source.ReadShard(job), tally)(block)
 
     def preprocess(block: pa.Table) -> Iterator[pa.Table]:
-        return Guard("preprocess", lambda: Preprocess(job), tally)(block)
+        return Guard("preprocess", lambda: Start(job), tally)(block)
 
     def finish(block: pa.Table) -> Iterator[pa.Table]:
         commit = Commit(job, run.id, run.plan)
-        steps = (commit,) if pool.cpu_steps_in_actor else (Postprocess(job, run.id), commit)
+        steps = (commit,) if pool.cpu_steps_in_actor else (Finish(job, run.id), commit)
         try:
             yield from Guard("write", lambda: _chain(*steps), tally)(block)
         finally:
@@ -156,36 +162,37 @@ def _model_step(run: Run, pool: Pool, tally: Any) -> Callable[[pa.Table], pa.Tab
 
 
 def _load_step(run: Run, pool: Pool, tally: Any) -> Callable[[pa.Table], pa.Table]:
-    from hfbatch.isolation import Isolated  # torch, which only this process needs
-    from hfbatch.model import Predict
+    from hfbatch.chain import Chain  # torch, which only this process needs
 
     _refuse_to_load_for_ever(ray.get(tally.load.remote()), pool)
     job, in_actor = run.job, pool.cpu_steps_in_actor
     metrics = Metrics(job.name, job.task)
     report = metrics.beside(throttled(tally, f"{socket.gethostname()}:{os.getpid()}"))
-    preprocess = Preprocess(job) if _preprocess_in_actor(job, pool) else None
-    predict = Predict(job, run.machine, pool.threads, preprocess, report, gpu=pool.gpus > 0)
-    predict.engine.recall(run.budgets)
-    predict.unproven = not (run.proven or ray.get(tally.works.remote()))
-    isolated, postprocess = Isolated(predict), Postprocess(job, run.id) if in_actor else None
+    staged = not _preprocess_in_actor(job, pool)
+    chain = Chain(job, run.machine, pool.threads, staged=staged, report=report, gpu=pool.gpus > 0)
+    chain.recall(run.budgets)
+    if run.proven or ray.get(tally.works.remote()):
+        chain.prove()
+    finish = Finish(job, run.id) if in_actor else None
     ray.get(tally.loaded.remote())
 
     def step(block: pa.Table) -> pa.Table:
         shard = ticket_of(block).shard
         died = ray.get(tally.enter.remote(shard))
         try:
-            made = (isolated if died else predict)(block)
+            made = chain(block, died > 0)
             ticket = ticket_of(made)
-            if postprocess is not None:
-                with predict.watchdog:
-                    made = postprocess(made)
+            if finish is not None:
+                with chain.last.watchdog:
+                    made = finish(made)
         except (SystemExit, DeviceLost):
             raise  # this process ends of it, which is to be counted
         except BaseException:
             ray.get(tally.leave.remote(shard))
             raise
-        metrics.record(predict.engine.meter)
-        metrics.record_errors(made[ERROR if postprocess is None else "error"].drop_null().to_pylist())
+        metrics.record(chain.meter)
+        errors = made["error"] if finish is not None else errors_so_far(made)
+        metrics.record_errors(errors.drop_null().to_pylist())
         ray.get(tally.leave.remote(shard, (ticket.rows + ticket.carried, int(ticket.stats["errors"]))))
         return made
 
@@ -206,7 +213,7 @@ def _refuse_to_load_for_ever(begun: int, pool: Pool) -> None:
 
 def _preprocess_in_actor(job: Job, pool: Pool) -> bool:
     """Whether the step before the model runs beside it: on CPUs, and where inputs are too large to send."""
-    return pool.cpu_steps_in_actor or tasks.find(job.task).streams
+    return pool.cpu_steps_in_actor or tasks.find(job.chain[0].task).streams
 
 
 def _actor_options(pool: Pool, shards: int) -> dict[str, Any]:

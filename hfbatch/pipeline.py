@@ -29,6 +29,7 @@ from hfbatch.errors import (
     exit_code,
 )
 from hfbatch.forecast import expected
+from hfbatch.gates.audit import audited, refused
 from hfbatch.lease import Lease
 from hfbatch.ledger import Ledger
 from hfbatch.planner import Plan, check_no_conflict
@@ -63,6 +64,7 @@ def run(plan: Plan, *, watch: Callable[[Progress], None] | None = None) -> RunRe
         receipts = _reconcile(plan, ledger)
         _judge(plan, ledger, run_id, receipts, stopping.reason, snapshot, started)
         report = _report(plan, ledger, run_id, "success", started, receipts, snapshot)
+        report = _audit(plan, ledger, ruling, receipts, report)
         ledger.publish(run_id, ruling, receipts, report.model_dump())
         logs.tell_end(report)
     _write_page(ledger, report)
@@ -70,8 +72,9 @@ def run(plan: Plan, *, watch: Callable[[Progress], None] | None = None) -> RunRe
 
 
 def new_run_id() -> str:
-    """Sorts by time, is unique without a clock: 20261120T020000-1f3a5c."""
-    return time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
+    """Sorts by time, to a 256th of a second, and is unique without a clock: 20261120T020000-1f3a5c02."""
+    now = time.time()
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{int(now % 1 * 256):02x}{secrets.token_hex(3)}"
 
 
 @contextmanager
@@ -93,17 +96,23 @@ def _result(ledger: Ledger, run_id: str) -> Iterator[None]:
 
 
 def _begin(plan: Plan, ledger: Ledger, run_id: str) -> Agreed:
-    """The output is ready for this run: the store can be trusted, the cut is agreed, _SUCCESS is gone."""
+    """The output is ready for this run: the store can be trusted, the cut is agreed, _SUCCESS is gone.
+
+    With gates it stays until they are passed: what it speaks of stands in data/ until then.
+    """
     ledger.store.probe()
     about = {"job": plan.job.name, "host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
     details = {"generation": plan.job.generation, "rows": plan.rows, "shards": len(plan.shards), "versions": versions()}
     # without `vars`, whose values stand where they are used: they may hold what a URL is signed with
     spec = redact_all(plan.spec.model_dump(mode="json", exclude={"vars"}))
-    written = {"spec": spec, "model_commit": plan.job.model.commit, "bound": note(plan.question, plan.job)}
+    written = {"spec": spec, "model_commit": plan.job.model_commit, "bound": note(plan.question, plan.job)}
+    written["model_commits"] = [step.model.commit for step in plan.job.steps]
+    written["guard_commits"] = plan.job.guards.commits if plan.job.guards is not None else {}
     written["machine"] = redact_all(plan.machine.model_dump(mode="json", exclude_defaults=True))
     ledger.begin(run_id, plan.job.generation, plan.job.identity, {**about, **details, **written})
     ruling = ledger.agree(plan.job.generation, plan.shards, plan.agreed)
-    ledger.reopen()
+    if plan.spec.gates is None or not all(shard.staged for shard in plan.todo):
+        ledger.reopen()
     logs.event(run_id, "started", plan=ruling.number, shards=len(plan.todo), **about)
     return ruling
 
@@ -151,9 +160,22 @@ def _judge(
     outcomes = {ErrorBudgetExceeded: "error_budget_exceeded", Interrupted: "interrupted"}
     outcome = outcomes.get(type(problem), "incomplete")
     report = _report(plan, ledger, run_id, outcome, started, receipts, snapshot)
-    ledger.write_run_file(run_id, "report.json", report.model_dump())
-    _write_page(ledger, report)
+    _write_report(ledger, report)
     raise problem
+
+
+def _audit(plan: Plan, ledger: Ledger, ruling: Agreed, receipts: Sequence[Receipt], report: RunReport) -> RunReport:
+    """The report with its gates. GateFailed, with the report written, where one keeps this run from publishing."""
+    report = audited(plan, ledger, ruling, receipts, report)
+    if report.outcome == "gates_failed":
+        _write_report(ledger, report)
+        raise refused(report)
+    return report
+
+
+def _write_report(ledger: Ledger, report: RunReport) -> None:
+    ledger.write_run_file(report.run_id, "report.json", report.model_dump())
+    _write_page(ledger, report)
 
 
 def _write_page(ledger: Ledger, report: RunReport) -> None:
@@ -183,6 +205,14 @@ def _incomplete(plan: Plan, left: int, snapshot: Snapshot) -> HfbatchError:
     return last.error or SystemicError(f"no shard could be committed; step {last.step}: {last.message}\n{last.trace}")
 
 
+def _steps(plan: Plan) -> list[dict[str, str]]:
+    """What the report names of each step."""
+    return [
+        {"name": step.name, "task": step.task, "model_id": step.model.id, "model_revision": step.model.commit}
+        for step in plan.job.chain
+    ]
+
+
 def _report(
     plan: Plan,
     ledger: Ledger,
@@ -199,9 +229,10 @@ def _report(
         "outcome": outcome,
         "output": plan.job.output,
         "generation": plan.job.generation,
-        "model_id": plan.job.model.id,
-        "model_revision": plan.job.model.commit,
+        "model_id": plan.job.model_id,
+        "model_revision": plan.job.model_commit,
         "partition_by": list(plan.job.partition_by),
+        "steps": _steps(plan) if plan.spec.steps or len(plan.job.chain) > 1 else [],
         **plan.changes.as_counts(plan.shards, receipts, run_id),
     }
     if snapshot is not None and snapshot.foreseen is not None:

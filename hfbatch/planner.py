@@ -19,14 +19,16 @@ from hfbatch.changes import Changes, changes_of
 from hfbatch.errors import Conflict, SpecError
 from hfbatch.files import FileProblem, list_files
 from hfbatch.formats import FileRef, Inspected, inspect, unify
+from hfbatch.gates.check import check_gates
 from hfbatch.job import Job, canonical
 from hfbatch.ledger import Ledger
 from hfbatch.limit import source_files
+from hfbatch.origin import Loc
 from hfbatch.partitions import folder_of, partition_problem, pruned
 from hfbatch.records import Agreed
 from hfbatch.remembered import question, recall
 from hfbatch.shards import Basis, Limits, Shard, SourceFile, cut, limits_for
-from hfbatch.spec import JobSpec, Loc, Machine
+from hfbatch.spec import JobSpec, Machine
 from hfbatch.store import open_store
 from hfbatch.trust import check_trust
 
@@ -47,6 +49,7 @@ class Plan:
     conflict: str | None = None  # why `run` would refuse, if it would
     question: str = ""  # what the job answers; see remembered.py
     changes: Changes = field(default_factory=Changes)  # files that are new, changed, done; see changes.py
+    publish_anyway: bool = False  # whatever the gates say
 
     @property
     def todo(self) -> tuple[Shard, ...]:
@@ -81,18 +84,20 @@ def make_plan(
     quickly checked holds and there seems to be something to run: what is to start beside the rest can start then.
     """
     check_trust(spec, trust_remote_code)
-    model = _resolve_model(spec)
+    models = [_resolve_model(spec, number) for number in range(len(spec.each))]
     files, schema = _inspect_files(spec)
-    asked = question(spec, model, schema)
-    if not (new_generation or retry or redo) and (known := recall(asked, spec, model)):
+    asked = question(spec, models, schema)
+    if not (new_generation or retry or redo) and (known := recall(asked, spec, models)):
         plan = _cut(Plan(spec, machine, known[0], {}, (), frozenset(), None, False), known[1], files, schema)
         if plan.complete:
             return plan
     if begin is not None:
         begin()
-    job = bind(spec, model, schema)
+    job = bind(spec, models, schema)
+    check_gates(spec, job.output_schema, job.keep)
+    job = replace(job, afresh=bool(redo))  # what is damaged may have been taken over into other objects
     plan = Plan(spec, machine, job, {}, (), frozenset(), None, False, new_generation, question=asked)
-    return _cut(plan, job.make_task().max_bytes_per_row(), files, schema, retry, redo)
+    return _cut(plan, job.max_bytes_per_row(), files, schema, retry, redo)
 
 
 def _cut(
@@ -126,12 +131,16 @@ def with_state(
     agreed = ledger.agreed()
     same = agreed is not None and agreed.generation == plan.job.generation
     committed, standing = ledger.committed(plan.job.generation), ledger.standing()
+    last = ledger.published()
+    shown = last.shards if last and last.generation == plan.job.generation else ()
     basis = Basis(
         number=agreed.number + 1 if agreed else 1,
         shards=agreed.shards if agreed and same else (),
+        last=shown if agreed and last and last.number <= agreed.number else (),
         committed=committed,
         standing=standing,
         published=ledger.current() is not None,
+        gated=plan.spec.gates is not None,
         retry=retry,
         redo=redo,
     )
@@ -147,16 +156,15 @@ def with_state(
         conflict = f"{store.url(foreign[0])}: not written by hfbatch; move it out of data/ or take another output.path"
     done = frozenset(committed & ids)
     plan = replace(plan, shards=shards, done=done, agreed=agreed, complete=complete, conflict=conflict)
-    last = agreed if complete else ledger.published()
-    same = last is not None and last.generation == plan.job.generation
-    return replace(plan, changes=changes_of(shards, committed, basis.shards, last.shards if last and same else ()))
+    return replace(plan, changes=changes_of(shards, committed, basis.shards, shards if complete else shown))
 
 
-def _resolve_model(spec: JobSpec) -> hub.PinnedModel:
+def _resolve_model(spec: JobSpec, number: int) -> hub.PinnedModel:
     try:
-        return hub.resolve_model(spec.model)
+        return hub.resolve_model(spec.each[number].model)
     except hub.ModelProblem as problem:
-        raise SpecError([spec.origin.problem(("model", problem.key), problem.message, problem.fix)]) from problem
+        at = spec.loc(number, "model", problem.key)
+        raise SpecError([spec.origin.problem(at, problem.message, problem.fix)]) from problem
 
 
 def _inspect_files(spec: JobSpec) -> tuple[list[Inspected], pa.Schema]:

@@ -58,7 +58,7 @@ class Enricher:
         """The batch with the new columns. What is random depends on the batch's content, as rows have no number."""
         frame = ArrowFrame(batch)
         rows, errors = self.made.rows_of(frame, 0, len(batch), self.made.types_in(frame))
-        place = f"dataset {_digest(rows)}" if self.steps.predict.task.keyed else "dataset"
+        place = f"dataset {_digest(rows)}" if self.steps.chain.last.task.keyed else "dataset"
         return frame.plus(self.made.named(self.steps(rows, place, 0, errors)))
 
 

@@ -5,10 +5,11 @@ Both are JSON that carries its own checksum. One that does not read back as it w
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,10 +17,10 @@ from hfbatch.errors import Damage
 from hfbatch.shards import Piece, Shard
 
 REPAIR = "`hfbatch repair` makes it again"
+KNOWN = "_hfbatch/known"  # folder of what objects know (known.py)
 _ID = r"(\d{6,}-[0-9a-f]{16})"
-_NAME = re.compile(
-    rf"^(?:(?:data|_hfbatch/staged)/(?:[^/=]+=[^/]*/)*{_ID}-[0-9a-f]{{8}}\.parquet|_hfbatch/commits/[0-9a-f]{{8}}/{_ID}\.json)$"
-)
+_FOLDER = rf"(?:(?:data|_hfbatch/staged)/(?:[^/=]+=[^/]*/)*|{KNOWN}/[0-9a-f]{{8}}/)"
+_NAME = re.compile(rf"^(?:{_FOLDER}{_ID}-[0-9a-f]{{8}}\.parquet|_hfbatch/commits/[0-9a-f]{{8}}/{_ID}\.json)$")
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,48 @@ class Agreed:
             raise Damage(f"{place}: is no plan ({error})") from error
 
 
+def pinned(
+    written: Mapping[str, Any], commits: Sequence[str], rules: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """A job as it was written, with the commit of each model; a local directory is named without one.
+
+    `commits`: one a step; `rules`: those that `guardrails:` names, by rule.
+    """
+    written = copy.deepcopy(dict(written))
+    for name, commit in (rules or {}).items():
+        section, _, rule = name.partition(".")
+        asked = written["guardrails"][section][rule]["model"]
+        asked |= {} if commit.startswith("sha256:") else {"revision": commit}
+
+    def one(tree: Mapping[str, Any], commit: str) -> dict[str, Any]:
+        known = commit and not commit.startswith("sha256:")
+        return {**tree, "model": {**tree["model"], "revision": commit}} if known else dict(tree)
+
+    if not written.get("steps"):
+        return one(written, commits[0])
+    return {**written, "steps": [one(step, commit) for step, commit in zip(written["steps"], commits, strict=True)]}
+
+
+def steps_in(identity: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What each step of a job computes, from the job's identity (job.py)."""
+    return identity.get("steps") or [identity]
+
+
+def lineage_in(identity: Mapping[str, Any]) -> set[str]:
+    """The columns that stand behind those of the steps."""
+    prefixes = [step["prefix"] if "name" in step else "" for step in steps_in(identity)]
+    named = {prefix + name for prefix in prefixes for name in ("model_id", "model_revision", "parameters")}
+    return named | {"error", "run_id"}
+
+
 def data_name(shard: str, generation: str, folder: str = "") -> str:
     """Where a shard's rows stand; `folder` as in Shard."""
     return f"data/{f'{folder}/' if folder else ''}{shard}-{generation[:8]}.parquet"
+
+
+def known_name(step: str, shard: str, generation: str) -> str:
+    """Where it stands what a shard's object knows for the step of that generation."""
+    return f"{KNOWN}/{step[:8]}/{shard}-{generation[:8]}.parquet"
 
 
 def folder_in(data: str) -> str:
@@ -105,7 +145,7 @@ def published_name(staged: str) -> str:
 
 
 def shard_of(name: str) -> str | None:
-    """The id of the shard whose object or commit record this is; None for a name that hfbatch gives to neither."""
+    """The id of the shard whose object, commit record or knowledge this is; None for a name that is none of these."""
     match = _NAME.match(name)
     return (match[1] or match[2]) if match else None
 

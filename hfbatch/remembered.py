@@ -8,29 +8,29 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from hfbatch.errors import HfbatchError
 from hfbatch.hub import PinnedModel
-from hfbatch.job import Job, canonical
+from hfbatch.job import Job, Step, canonical
 from hfbatch.ledger import Ledger
 from hfbatch.report import versions
 from hfbatch.spec import JobSpec
 from hfbatch.store import open_store
 
-_PLAIN = ("name", "task", "params", "dtype", "attn_implementation", "reads", "prefix", "where", "output")
-_TUPLES, _SCHEMAS = ("keep", "media_prefixes", "partition_by"), ("given", "input_schema", "output_schema")
+_STEP = ("name", "task", "params", "dtype", "attn_implementation", "reads", "prefix", "where", "sources")
+_JOB = ("name", "keep", "where", "output", "partition_by")
+_STEP_SCHEMAS, _JOB_SCHEMAS = ("given", "writes"), ("input_schema", "output_schema")
 
 
-def question(spec: JobSpec, model: PinnedModel, schema: pa.Schema) -> str:
+def question(spec: JobSpec, models: Sequence[PinnedModel], schema: pa.Schema) -> str:
     """A hash of all that `bind` takes and of the code that does it."""
     asked = {
         "spec": spec.model_dump(mode="json", exclude={"vars"}),
-        "model": vars(model),
+        "models": [vars(model) for model in models],
         "schema": _written(schema),
         "versions": versions(),
     }
@@ -38,15 +38,19 @@ def question(spec: JobSpec, model: PinnedModel, schema: pa.Schema) -> str:
 
 
 def note(asked: str, job: Job) -> dict[str, Any]:
-    """What to write down of `job`; nothing where code of the model's own, or other models, have a say."""
-    if not asked or job.trust_remote_code or job.companions:
+    """What to write down of `job`; nothing where code of a model's own, or other models, have a say."""
+    if not asked or job.guards is not None or any(step.trust_remote_code or step.companions for step in job.steps):
         return {}
-    fields: dict[str, Any] = {name: getattr(job, name) for name in (*_PLAIN, *_TUPLES)}
-    fields |= {name: _written(getattr(job, name)) for name in _SCHEMAS}
-    return {"question": asked, "job": fields, "row_bytes": job.make_task().max_bytes_per_row()}
+    steps = [_fields(step, (*_STEP, "media_prefixes"), _STEP_SCHEMAS) for step in job.steps]
+    fields = _fields(job, _JOB, _JOB_SCHEMAS) | {"steps": steps}
+    return {"question": asked, "job": fields, "row_bytes": job.max_bytes_per_row()}
 
 
-def recall(asked: str, spec: JobSpec, model: PinnedModel) -> tuple[Job, int] | None:
+def _fields(of: Job | Step, plain: Iterable[str], schemas: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(of, name) for name in plain} | {name: _written(getattr(of, name)) for name in schemas}
+
+
+def recall(asked: str, spec: JobSpec, models: Sequence[PinnedModel]) -> tuple[Job, int] | None:
     """The job that the finished run had, and the most bytes of a row of its output; None where that is not known."""
     try:
         ledger = Ledger(open_store(spec.output.path))
@@ -57,14 +61,21 @@ def recall(asked: str, spec: JobSpec, model: PinnedModel) -> tuple[Job, int] | N
     noted = (started or {}).get("bound") or {}
     if noted.get("question") != asked:
         return None
-    return _job(noted["job"], spec, model), int(noted["row_bytes"])
+    return _job(noted["job"], spec, models), int(noted["row_bytes"])
 
 
-def _job(fields: Mapping[str, Any], spec: JobSpec, model: PinnedModel) -> Job:
-    plain = {name: fields[name] for name in _PLAIN} | {name: tuple(fields[name]) for name in _TUPLES}
-    schemas = {name: _read(fields[name]) for name in _SCHEMAS}
-    job = Job(model=model, trust_remote_code=False, errors=spec.errors, **plain, **schemas)
-    return replace(job, model_place=spec.origin.problem(("model", "id"), "").place)
+def _job(fields: Mapping[str, Any], spec: JobSpec, models: Sequence[PinnedModel]) -> Job:
+    steps = []
+    for number, (step, model) in enumerate(zip(fields["steps"], models, strict=True)):
+        schemas = {name: _read(step[name]) for name in _STEP_SCHEMAS}
+        plain = {name: step[name] for name in _STEP} | {"media_prefixes": tuple(step["media_prefixes"])}
+        place = spec.origin.problem(spec.loc(number, "model", "id"), "").place
+        steps.append(Step(model=model, trust_remote_code=False, model_place=place, **plain, **schemas))
+    schemas = {name: _read(fields[name]) for name in _JOB_SCHEMAS}
+    plain = {name: fields[name] for name in ("name", "where", "output")}
+    tuples = {name: tuple(fields[name]) for name in ("keep", "partition_by")}
+    whole: dict[str, Any] = {**plain, **tuples, **schemas}
+    return Job(steps=tuple(steps), errors=spec.errors, **whole)
 
 
 def _written(schema: pa.Schema) -> str:

@@ -37,20 +37,20 @@ class Resident:
     def __len__(self) -> int:
         return len(self._steps)
 
-    def pin(self, spec: JobSpec) -> hub.PinnedModel:
-        """The commit of the model, asked for once: a branch stays, until `clear`, at what it meant first.
+    def pin(self, spec: JobSpec, number: int = 0) -> hub.PinnedModel:
+        """The commit of step `number`'s model, asked for once: a branch stays, until `clear`, at what it meant first.
 
         A local folder is hashed again when a file in it has another size or time. SpecError.
         """
-        folder = Path(spec.model.id).expanduser()
-        key = (spec.model, str(folder.absolute()), _times(folder))
+        model = spec.each[number].model
+        folder = Path(model.id).expanduser()
+        key = (model, str(folder.absolute()), _times(folder))
         if key not in self._pinned:
             try:
-                self._pinned[key] = hub.resolve_model(spec.model)
+                self._pinned[key] = hub.resolve_model(model)
             except hub.ModelProblem as problem:
-                raise SpecError(
-                    [spec.origin.problem(("model", problem.key), problem.message, problem.fix)]
-                ) from problem
+                at = spec.loc(number, "model", problem.key)
+                raise SpecError([spec.origin.problem(at, problem.message, problem.fix)]) from problem
         return self._pinned[key]
 
     @contextmanager
@@ -59,7 +59,7 @@ class Resident:
         from hfbatch.devices import threads_kept
 
         with self._turn, threads_kept():
-            key = (job.generation, job.given, job.media_prefixes, machine)
+            key = (job.generation, tuple((step.given, step.media_prefixes) for step in job.steps), machine)
             steps = self._steps.pop(key, None) or self._loaded(job, machine)
             try:
                 yield steps

@@ -26,7 +26,7 @@ from hfbatch.batch import pack_by_length, padded_tokens
 from hfbatch.histograms import length_bins
 from hfbatch.job import Job
 from hfbatch.planner import Plan
-from hfbatch.preprocess import Preprocess
+from hfbatch.preprocess import Preprocess, begun
 from hfbatch.reading import numbered_batches
 from hfbatch.sequences import SHAPE, Array, Ragged, Sequences
 from hfbatch.shards import Piece
@@ -156,7 +156,9 @@ def _cut(pieces: Sequence[Piece], ends: Sequence[int], start: int, stop: int) ->
 def _read(plan: Plan, pieces: Sequence[Piece]) -> tuple[pa.Table, Array]:
     """The rows of `pieces` as a block, and their numbers (rows,)."""
     job = plan.job
-    wanted = {*job.reads.values(), *(columns_of(job.where) if job.where else ())}
+    first = job.steps[0]
+    filters = [where for where in (job.where, first.where) if where is not None]
+    wanted = {*first.reads.values(), *(name for where in filters for name in columns_of(where))}
     schema = pa.schema([entry for entry in job.input_schema if entry.name in wanted] or [job.input_schema.field(0)])
     refs = [plan.files[piece.path].part(piece.start, piece.stop) for piece in pieces]
     numbered = schema.append(pa.field(col.ROW, pa.int64()))
@@ -168,7 +170,7 @@ def _read(plan: Plan, pieces: Sequence[Piece]) -> tuple[pa.Table, Array]:
 
 
 def look_at(plan: Plan, sample: Sample, batch_tokens: int = 0) -> Look:
-    """Tokenise the sample as the run would. `batch_tokens`: the budget of a batch, where a run has found one."""
+    """Tokenise the sample as the run would for its first step. `batch_tokens`: of a batch, where a run has found it."""
     seen = _Seen(plan.job)
     size = _LARGE_AT_ONCE if seen.preprocess.task.streams else _AT_ONCE
     for start in range(0, len(sample.table), size):
@@ -205,7 +207,8 @@ class _Seen:
     """What is kept of rows that went through preprocess: numbers, and nothing of the rows themselves."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.preprocess = job, Preprocess(job)
+        self.step = replace(job.steps[0], redacted={})  # rules are not applied, so that their models need not be there
+        self.preprocess = Preprocess(self.step)
         self.lengths, self.owners = list[Array](), list[Array]()
         self.errors, self.inputs = Counter[str](), set[bytes]()
         self.truncated = self.repeated = 0
@@ -216,11 +219,11 @@ class _Seen:
         from hfbatch.layout import input_lengths  # torch
 
         rows = col.part(table, index)
-        for values in rows.select(sorted(set(self.job.reads.values()))).to_pylist():
+        for values in rows.select(sorted(set(self.step.reads.values()))).to_pylist():
             digest = hashlib.blake2b(pickle.dumps(values, protocol=5), digest_size=16).digest()
             self.repeated += digest in self.inputs
             self.inputs.add(digest)
-        made = self.preprocess(rows)
+        made = self.preprocess(begun(self.step, rows))
         self.errors.update(error.partition(":")[0] for error in made[col.ERROR].drop_null().to_pylist())
         sequences = col.sequences_of(made, col.INPUT)
         if not len(sequences):

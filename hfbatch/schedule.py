@@ -24,6 +24,7 @@ from hfbatch.errors import (
     Conflict,
     Damage,
     ErrorBudgetExceeded,
+    GateFailed,
     Problem,
     SpecError,
     UnsafeStore,
@@ -32,7 +33,10 @@ from hfbatch.spec import JobSpec, Machine
 
 # After these the same command fails again, and may waste hours of GPUs before it does.
 NO_RETRY = tuple(
-    sorted(kind.exit_code for kind in (SpecError, ErrorBudgetExceeded, Conflict, Damage, AccessRefused, UnsafeStore))
+    sorted(
+        kind.exit_code
+        for kind in (SpecError, ErrorBudgetExceeded, Conflict, Damage, GateFailed, AccessRefused, UnsafeStore)
+    )
 )
 # Airflow's dates for variables that mean a day: a rerun of last Monday labels last Monday's rows. All in UTC.
 AIRFLOW_DATES = {"day": "{{ ds }}", "today": "{{ ds }}", "yesterday": "{{ macros.ds_add(ds, -1) }}"}

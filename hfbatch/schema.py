@@ -46,7 +46,7 @@ def _whole(title: str, body: dict[str, Any], parts: dict[str, Any]) -> dict[str,
 
 
 def _job() -> tuple[dict[str, Any], dict[str, Any]]:
-    """The job's schema and its parts; `params` follows `task`."""
+    """The job's schema and its parts; `params` follows `task`, in each of `steps` too."""
     job, parts = _model(JobSpec, "#/$defs/{model}")
     chosen = []
     for task in tasks.all():
@@ -60,9 +60,11 @@ def _job() -> tuple[dict[str, Any], dict[str, Any]]:
             then["required"] = ["params"]
         chosen.append({"if": written, "then": then})
     names = [choice for task in tasks.all() for choice in _names(task)]
-    description = job["properties"]["task"].get("description", "")
-    job["properties"]["task"] = {"description": description, "anyOf": [*names, _TEXT_WITH_VARIABLE]}
-    job["allOf"] = chosen
+    for whole in (job, parts["StepSpec"]):
+        description = whole["properties"]["task"].get("description", "")
+        whole["properties"]["task"] = {"description": description, "anyOf": [*names, _TEXT_WITH_VARIABLE]}
+        whole["allOf"] = chosen
+    job["anyOf"] = [{"required": ["task", "model"]}, {"required": ["steps"]}]
     return job, parts
 
 

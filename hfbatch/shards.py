@@ -104,8 +104,10 @@ class Basis:
     committed: Collection[str] = ()
     standing: Collection[str] = ()  # ids whose objects readers of data/ see now, of older plans too
     published: bool = False  # readers count on what stands in data/
+    gated: bool = False  # nothing enters data/ before it has passed its audit
     retry: Collection[str] = ()  # committed shards whose failed rows are to be inferred again
     redo: Collection[str] = ()  # damaged shards, all of whose rows are
+    last: Sequence[Shard] = ()  # of the plan that was published last, where its generation is the same
 
 
 def number_of(shard: str) -> int:
@@ -130,6 +132,7 @@ def cut(
     basis = basis or Basis()
     known = {file.path: file for file in files}
     kept = [shard for old in basis.shards for shard in _kept(old, known, where, basis)]
+    kept += list(_returned(kept, known, where, basis))
     covered: defaultdict[str, list[Piece]] = defaultdict(list)
     for shard in kept:
         for piece in shard.pieces:
@@ -139,7 +142,7 @@ def cut(
     old = {shard.id for shard in basis.shards}
     ids = {shard.id for shard in shards}
     superseding = not ids.issuperset(old) or (basis.number > 1 and not old)  # whose writers may still be at work
-    aside = basis.published or superseding or not ids.issuperset(basis.standing)
+    aside = basis.gated or basis.published or superseding or not ids.issuperset(basis.standing)
     shards = [shard if shard.id in old else replace(shard, staged=aside) for shard in shards]
     shards = [replace(shard, folder=known[shard.pieces[0].path].folder) for shard in shards]
     position = {file.path: index for index, file in enumerate(files)}
@@ -159,6 +162,24 @@ def _kept(shard: Shard, known: Mapping[str, SourceFile], where: str | None, basi
         yield Shard.of(pieces, where, basis.number, base=shard.id)
     elif shard.base is not None:
         yield Shard.of(pieces, where, basis.number, base=shard.base, retry=shard.retry)
+
+
+def _returned(
+    kept: Sequence[Shard], known: Mapping[str, SourceFile], where: str | None, basis: Basis
+) -> Iterator[Shard]:
+    """What was published last and dropped since, and holds good again: a plan between the two was given up."""
+    covered: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    for shard in kept:
+        for piece in shard.pieces:
+            covered[piece.path].append((piece.start, piece.stop))
+    for shard in basis.last:
+        if shard.id not in basis.committed or shard.id in basis.redo:
+            continue
+        good = [part for piece in shard.pieces if (part := _good_part(piece, known)) is not None]
+        gaps = ((part, gap) for part in good for gap in _gaps(part.start, part.stop, sorted(covered[part.path])))
+        pieces = [replace(part, start=low, stop=high) for part, (low, high) in gaps]
+        if pieces:
+            yield Shard.of(pieces, where, basis.number, base=shard.id)
 
 
 def _good_part(piece: Piece, known: Mapping[str, SourceFile]) -> Piece | None:

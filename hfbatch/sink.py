@@ -23,8 +23,9 @@ from hfbatch import columns as col
 from hfbatch.carry import FOOTER, ROWS, Held, carried_over
 from hfbatch.errors import Conflict, Damage, ErrorBudgetExceeded, StorageError
 from hfbatch.faults import point
-from hfbatch.histograms import of_errors, of_rows
+from hfbatch.histograms import of_errors, of_notes, of_rows
 from hfbatch.job import Job
+from hfbatch.known import remember
 from hfbatch.ledger import Ledger
 from hfbatch.records import Receipt, data_name, staged_name
 from hfbatch.sequences import Array
@@ -49,7 +50,9 @@ class Commit:
         ledger = Ledger(open_store(self.job.output))
         rows, numbers = whole_shard(table, ticket, self.job, ledger)
         errors, examples = of_errors(rows["error"].drop_null().to_pylist())
-        shown = {**of_rows(rows, self.job.prefix, self.job.keep), "examples": examples}
+        drawn = (of_rows(rows, step.prefix, self.job.keep) for step in self.job.steps)
+        shown = {**next(filter(None, drawn), {}), "examples": examples}  # of the first step that has something to show
+        shown |= {"guardrails": of_notes(rows["guardrails"])} if self.job.guards is not None else {}
         receipt = Receipt(
             shard=ticket.shard,
             generation=self.job.generation,
@@ -65,7 +68,10 @@ class Commit:
         _must_rule(ledger, receipt, self.plan)
         created = False
         if receipt.data is not None:
-            receipt, created = publish(ledger, rows, Held(ticket.pieces, numbers), receipt, ticket.staged)
+            held, footer = Held(ticket.pieces, numbers), footer_of(receipt)
+            receipt, created = publish(ledger, rows, held, receipt, ticket.staged)
+            if created and self.job.remembers:
+                remember(self.job, ledger.store, table, receipt, held, footer)
         if created:
             receipt = replace(receipt, stats={**receipt.stats, "write_s": time.perf_counter() - started})
         point("before-commit", receipt.shard)
@@ -157,9 +163,14 @@ def adopted(ledger: Ledger, receipt: Receipt) -> Receipt:
     return Receipt(**{**footer, "nbytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
 
 
+def footer_of(receipt: Receipt) -> bytes:
+    """What an object says of itself."""
+    return json.dumps(asdict(receipt)).encode()
+
+
 def _write_parquet(rows: pa.Table, held: Held, receipt: Receipt, path: Path) -> None:
     """Write and reopen: what is published has the schema and the rows that were meant."""
-    said = {FOOTER: json.dumps(asdict(receipt)).encode(), ROWS: held.to_json()}
+    said = {FOOTER: footer_of(receipt), ROWS: held.to_json()}
     rows = rows.replace_schema_metadata({**(rows.schema.metadata or {}), **said})
     textual = [entry.name for entry in rows.schema if _is_textual(entry.type)]
     pq.write_table(

@@ -6,86 +6,23 @@ and the error messages read them from these classes. Unknown keys are refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
     PrivateAttr,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
-from hfbatch.errors import Problem
-
-Loc: TypeAlias = tuple[str | int, ...]  # ("input", "path", 0): the way to a key
-
-
-class Spec(BaseModel):
-    """Frozen data; a key that is not declared is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a spec was written: the file's name, its lines, and line and column of every key."""
-
-    name: str = ""
-    lines: tuple[str, ...] = ()
-    marks: Mapping[Loc, tuple[int, int]] = field(default_factory=dict)  # 1-based (line, column)
-
-    def problem(self, loc: Loc, message: str, fix: str | None = None) -> Problem:
-        """A Problem at `loc`, or at the nearest key above it that is written in the file."""
-        key = ".".join(str(part) for part in loc)
-        for depth in range(len(loc), -1, -1):
-            mark = self.marks.get(loc[:depth])
-            if mark is not None:
-                return self.at(mark, key, message, fix)
-        return Problem(place=self.name or key or "job", key=key, message=message, fix=fix)
-
-    def at(self, mark: tuple[int, int], key: str, message: str, fix: str | None = None) -> Problem:
-        """A Problem at a line and column of the file, with the line and a caret as excerpt."""
-        line, column = mark
-        excerpt = None
-        if 1 <= line <= len(self.lines):
-            gutter = f" {line} | "
-            text = self.lines[line - 1].expandtabs(1)[:160]
-            excerpt = f"{gutter}{text}\n{' ' * (len(gutter) - 2)}| {' ' * (column - 1)}^"
-        return Problem(f"{self.name}:{line}:{column}", key, message, fix, excerpt)
-
-
-class ModelSpec(Spec):
-    """The model: which checkpoint, at which revision, in which precision."""
-
-    id: Annotated[str, Field(min_length=1, description="Hub id (owner/name) or a local directory")]
-    revision: Annotated[
-        str | None,
-        Field(description="branch, tag or commit; resolved to the full commit before the first row (default: main)"),
-    ] = None
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        Field(description="precision of the weights; auto: as the checkpoint was saved"),
-    ] = "float32"
-    attn_implementation: Annotated[
-        str | None, Field(description="transformers' attention implementation; null: its default")
-    ] = None
-    allow_pickle: Annotated[
-        bool, Field(description="load pickled weights where there are no safetensors (torch's weights_only)")
-    ] = False
-    trust_remote_code: Annotated[
-        bool,
-        Field(description="run code from the model's repository; needs --trust-remote-code and both full commits too"),
-    ] = False
-    code_revision: Annotated[
-        str | None, Field(description="full commit of that code; the same as revision where it lies beside the model")
-    ] = None
-
+from hfbatch.gates.spec import GatesSpec
+from hfbatch.guards.spec import GuardrailsSpec
+from hfbatch.modelspec import ModelSpec
+from hfbatch.origin import Loc, Origin, Spec
 
 InputFormat: TypeAlias = Literal["parquet", "arrow", "jsonl", "csv", "dataset"]
 
@@ -148,27 +85,112 @@ class ErrorsSpec(Spec):
     )
 
 
+_TASK = "what the model does; `hfbatch tasks` lists them"
+_PARAMS = "the task's own settings; `hfbatch tasks NAME` shows them"
+
+
+class StepSpec(Spec):
+    """One task with one model, of several that each row goes through in one job."""
+
+    name: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=40, description="what reports and messages call it"),
+    ]
+    task: Annotated[str, Field(description=_TASK)]
+    model: ModelSpec
+    params: Annotated[dict[str, Any], Field(description=_PARAMS)] = Field(default_factory=dict)
+    columns: Annotated[
+        dict[str, str],
+        Field(description="the task's input name -> a column of the dataset, or one that an earlier step makes"),
+    ] = Field(default_factory=dict)
+    prefix: Annotated[
+        str | None, Field(description="put before the step's column names (default: its name and an underscore)")
+    ] = None
+    where: Annotated[
+        str | None, Field(description="only rows for which this holds; earlier steps' columns may stand in it")
+    ] = None
+
+
 class JobSpec(Spec):
-    """One job: a task, a model and a dataset in; a folder of predictions out."""
+    """One job: a task, a model and a dataset in; a folder of predictions out. Or several tasks, as `steps`."""
 
     name: Annotated[
         str,
         Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="default: the job file's stem"),
     ] = "job"
-    task: Annotated[str, Field(description="what the model does; `hfbatch tasks` lists them")]
-    model: ModelSpec
+    steps: Annotated[
+        list[StepSpec],
+        Field(description="instead of task, model and params: several of them, over one reading of the input"),
+    ] = Field(default_factory=list)
+    task: Annotated[str | None, Field(description=_TASK, validate_default=True)] = None
+    model: Annotated[
+        ModelSpec | None, Field(validate_default=True, description="which checkpoint, at which revision")
+    ] = None
     input: InputSpec
-    params: Annotated[dict[str, Any], Field(description="the task's own settings; `hfbatch tasks NAME` shows them")] = (
-        Field(default_factory=dict)
-    )
+    params: Annotated[dict[str, Any], Field(description=_PARAMS)] = Field(default_factory=dict)
     output: OutputSpec
     errors: ErrorsSpec = Field(default_factory=ErrorsSpec)
+    dedupe: Annotated[
+        bool,
+        Field(description="rows with equal inputs are inferred once, in one run and, while their results stand, later"),
+    ] = False
+    gates: Annotated[
+        GatesSpec | None,
+        Field(description="what a run must be like to be published; if it is not, the last one stays, and exit 9"),
+    ] = None
+    guardrails: Annotated[
+        GuardrailsSpec | None, Field(description="rules for rows; what was done stands in the column `guardrails`")
+    ] = None
     vars: Annotated[
         dict[str, str],
         Field(description="${name} anywhere in the file; --var name=value wins; ${today}, ${yesterday}: UTC dates"),
     ] = Field(default_factory=dict)
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    @field_validator("steps")
+    @classmethod
+    def _named_apart(cls, steps: list[StepSpec]) -> list[StepSpec]:
+        names = [step.name for step in steps]
+        if doubled := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two steps are named {doubled!r}")
+        return steps
+
+    @field_validator("task", "model", mode="before")
+    @classmethod
+    def _one_or_steps(cls, value: Any, info: ValidationInfo) -> Any:
+        steps = info.data.get("steps", ["some, that are wrong"])
+        if value is None and not steps:
+            raise PydanticKnownError("missing")
+        if value is not None and info.data.get("steps"):
+            raise ValueError("stands in each of the steps; leave it out here")
+        return value
+
+    @property
+    def each(self) -> tuple[StepSpec, ...]:
+        """The steps; of a job without, its task as the only one, which has no name."""
+        if self.steps:
+            return tuple(self.steps)
+        assert self.task is not None
+        assert self.model is not None
+        return (
+            StepSpec.model_construct(
+                name="",
+                task=self.task,
+                model=self.model,
+                params=self.params,
+                columns=self.input.columns,
+                prefix=self.output.prefix,
+                where=None,
+            ),
+        )
+
+    def loc(self, step: int, *key: str) -> Loc:
+        """Where `key` of a step of `each` stands in the job file."""
+        if self.steps:
+            return ("steps", step, *key)
+        section: Loc = {"columns": ("input",), "prefix": ("output",)}.get(key[0], ())
+        return (*section, *key)
 
     @property
     def origin(self) -> Origin:

@@ -13,6 +13,7 @@ from hfbatch.store import open_store
 
 # Of a run's report. rows and rows_failed are of the whole output, labels (label -> rows) of what the run committed.
 _NUMBERS = (
+    *("gates", "published_anyway"),
     *("rows", "rows_new", "rows_changed", "rows_skipped", "rows_failed", "rows_per_s", "padding_share", "labels"),
     *("files_new", "files_changed", "files_skipped", "files_failed", "files_removed"),
 )
@@ -49,7 +50,8 @@ def read_status(output: str, runs: int | None = None) -> dict[str, Any]:
         told = list(pool.map(lambda run_id: _run(ledger, run_id, at_work), ids[-runs:] if runs else ids))
     return {
         "output": ledger.store.url(""),
-        "complete": success is not None and success["generation"] == agreed.generation,
+        "complete": success is not None and success["plan"] == agreed.number,
+        "published": (ledger.current() or {}).get("run_id"),
         "generation": agreed.generation,
         "identity": ledger.identity(agreed.generation),
         "shards": len(agreed.shards),

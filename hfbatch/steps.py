@@ -1,4 +1,4 @@
-"""The three steps of a job in one process, with the model resident: rows in, the task's columns and `error` out.
+"""What a job does to rows in one process, with its models resident: rows in, the task's columns and `error` out.
 
 What `enrich`, `preview` and `verify` run; a job runs the same steps between its source and its sink.
 """
@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from hfbatch import columns as col
+from hfbatch.chain import Chain
 from hfbatch.errors import RowError
-from hfbatch.model import Predict
-from hfbatch.postprocess import Postprocess
-from hfbatch.preprocess import Preprocess
+from hfbatch.postprocess import Finish
 
 if TYPE_CHECKING:
     from hfbatch.job import Job
@@ -31,12 +30,12 @@ class Steps:
 
         Raises what loading the model does.
         """
-        self.job, self.told = job, _hear_nothing
+        self.job, self.told = job.without_reuse(), _hear_nothing
         auto = len(os.sched_getaffinity(0)) if machine.threads_per_actor == "auto" else machine.threads_per_actor
         gpu = False if machine.gpus_per_actor == 0 else gpu
-        self.predict = Predict(job, machine, threads or auto, Preprocess(job), self._report, gpu)
-        self.postprocess = Postprocess(job, "")
-        self._names = [*job.make_task().writes().names, "error"]
+        self.chain = Chain(self.job, machine, threads or auto, report=self._report, gpu=gpu)
+        self.finish = Finish(job, "")
+        self._names = [*(name for step in job.steps for name in step.made), "error"]
         self._before = 0  # sequences of earlier blocks
 
     def __call__(self, rows: pa.Table, place: str, first: int, errors: Mapping[int, RowError]) -> pa.Table:
@@ -48,16 +47,16 @@ class Steps:
         numbers = pa.array(range(len(rows)), pa.int64())
         table = rows.append_column(col.ROW, numbers).append_column(col.ERROR, pa.nulls(len(rows), pa.string()))
         ticket = col.Ticket(place, len(rows), "", [(place, "", first, first + len(rows))])
-        self._before = self.predict.engine.meter.sequences
+        self._before = self.chain.meter.sequences
         return self.through(ticket.on(col.with_errors(table, errors))).select(self._names)
 
     def through(self, block: pa.Table) -> pa.Table:
         """All the columns of a block that carries its ticket, as a job commits them."""
-        return self.postprocess(self.predict(block))
+        return self.finish(self.chain(block))
 
     def release(self) -> None:
         """Give the model up, and its memory."""
-        self.predict.engine.release()
+        self.chain.release()
 
     def _report(self, meter: Meter) -> None:
         self.told(meter.sequences - self._before)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from hfbatch import columns as col
+from hfbatch.reuse import inferred
 from hfbatch.sequences import Array
 
 WINDOW_BYTES = 128 << 20  # of model inputs
@@ -53,7 +54,7 @@ def windows(
 def next_rows(window: pa.Table) -> int:
     """How many rows make about WINDOW_BYTES of model inputs, judged by those of `window` that have any."""
     size = sum(window[name].nbytes for name in window.column_names if name.startswith(col.INPUT))
-    good = window[col.ERROR].null_count
+    good = int((np.asarray(window[col.ERROR].is_null()) & inferred(window)).sum())
     fitting = WINDOW_BYTES * good // max(size, 1) if good else len(window)
     return int(np.clip(fitting, 1, min(_GROWTH * len(window), MOST_ROWS)))
 

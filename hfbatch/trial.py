@@ -20,7 +20,7 @@ from hfbatch.errors import HfbatchError, SystemicError
 from hfbatch.forecast import Speed
 from hfbatch.job import Job
 from hfbatch.planner import Plan
-from hfbatch.preprocess import Preprocess
+from hfbatch.preprocess import Start
 from hfbatch.spec import Machine
 from hfbatch.startup import uncollected
 
@@ -82,19 +82,20 @@ class _Actor:
     def load(self, job: Job, machine: Machine, pool: Pool) -> None:
         """The model, ready."""
         with uncollected():
-            from hfbatch.model import Predict  # torch, which only this process needs
+            from hfbatch.chain import Chain  # torch, which only this process needs
 
-            preprocess = Preprocess(job)
-            self.inside = preprocess if pool.cpu_steps_in_actor or preprocess.task.streams else None
-            self.before = None if self.inside else preprocess
-            self.predict = Predict(job, machine, pool.threads, self.inside, gpu=pool.gpus > 0)
+            job = job.without_reuse()
+            start = Start(job)
+            staged = not (pool.cpu_steps_in_actor or start.preprocess.task.streams)
+            self.before = start if staged else None
+            self.chain = Chain(job, machine, pool.threads, staged=staged, gpu=pool.gpus > 0)
 
     def measure(self, rows: pa.Table) -> Pace:
         """Send `rows` through it, at most for some seconds."""
         ready = rows if self.before is None else self.before(rows)  # by other processes, in a run
-        tokens_per_s, rows_per_s = pace_of(self.predict, ready)
-        engine = self.predict.engine
-        return Pace(tokens_per_s, rows_per_s, engine.layout, int(engine.budget) if engine.tuner.settled else 0)
+        tokens_per_s, rows_per_s = pace_of(self.chain, ready)
+        engine = next(part.engine for part in self.chain.parts if part.step in self.chain.steps)
+        return Pace(tokens_per_s, rows_per_s, self.chain.layout, int(engine.budget) if engine.tuner.settled else 0)
 
 
 def pace_of(step: Callable[[pa.Table], pa.Table], rows: pa.Table, seconds: float = SECONDS) -> tuple[float, float]:
@@ -111,4 +112,10 @@ def pace_of(step: Callable[[pa.Table], pa.Table], rows: pa.Table, seconds: float
         took = max(time.perf_counter() - began, 1e-9)
         start, spent = start + len(index), spent + took
         if start == len(rows) or spent + 2 * took > seconds:
-            return max(float(col.ticket_of(made).stats["tokens"]), 1.0) / took, len(index) / took
+            return max(_tokens(made), 1.0) / took, len(index) / took
+
+
+def _tokens(made: pa.Table) -> float:
+    """Of the first model: those of the others are not known before."""
+    stats = col.ticket_of(made).stats
+    return float(next(iter(stats.get("steps", {"": stats}).values()))["tokens"])

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hfbatch.errors import AccessRefused, SpecError
+from hfbatch.errors import AccessRefused, Problem, SpecError
 from hfbatch.explain import given
 from hfbatch.spec import JobSpec
 
@@ -35,25 +35,30 @@ def check_trust(spec: JobSpec, allowed: bool) -> None:
 
     `allowed` is the consent of whoever starts the run; a job file cannot give it to itself. Asks nobody, ever.
     """
-    model = spec.model
+    missing = [problem for number in range(len(spec.each)) for problem in _missing(spec, number, allowed)]
+    if missing:
+        raise TrustRefused(missing)
+
+
+def _missing(spec: JobSpec, number: int, allowed: bool) -> list[Problem]:
+    """What keeps the code of one step's model from running, where it asks for that."""
+    model, missing = spec.each[number].model, list[Problem]()
     if not model.trust_remote_code:
-        return
-    missing = []
+        return missing
     # A local directory is pinned by the hash of its content, and its code is part of that.
     if not Path(model.id).expanduser().is_dir():
         for key, fix in _PINS.items():
             written = getattr(model, key)
             if not COMMIT.fullmatch(written or ""):
                 message = f"trust_remote_code needs a full commit as {key}, got {given(written)}"
-                missing.append(spec.origin.problem(("model", key), message, fix))
+                missing.append(spec.origin.problem(spec.loc(number, "model", key), message, fix))
     if not allowed:
         message = (
             "runs code from the model's repository on every worker; read that code, then add --trust-remote-code "
             "to the command (trust_remote_code=True in Python)"
         )
-        missing.append(spec.origin.problem(("model", "trust_remote_code"), message))
-    if missing:
-        raise TrustRefused(missing)
+        missing.append(spec.origin.problem(spec.loc(number, "model", "trust_remote_code"), message))
+    return missing
 
 
 @contextmanager

@@ -45,7 +45,8 @@ class Watch:
         self.todo_rows = sum(shard.rows for shard in plan.todo)
         self._first: float | None = None
         self._logged = float("-inf")
-        self.foreseen: tuple[float, str] | None = None  # as in Snapshot, once the first shard is through
+        self.foreseen: tuple[float, str] | None = None  # as in Snapshot, once two shards are through
+        self._passed: tuple[float, float] | None = None  # when the first was: the time, and its rows
         self._heard, self._heard_at = 0, time.monotonic()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="hfbatch-watch", daemon=True)
@@ -108,14 +109,25 @@ class Watch:
         if time.monotonic() - self._logged >= EVERY_S:
             self._logged = time.monotonic()
             event(self.lease.run_id, "progress", **progress.model_dump())
-        if self.foreseen is None and progress.eta_s is not None and snapshot.total("rows"):
-            self.foreseen = (round(time.time() - self.lease.started + progress.eta_s, 1), "first shard")
+        self._foresee(snapshot)
         if self.show is not None:
             try:
                 self.show(progress)
             except Exception:
                 logging.getLogger(__name__).exception("showing progress failed; the run goes on without it")
                 self.show = None
+
+    def _foresee(self, snapshot: Snapshot) -> None:
+        """How long the whole run takes, from its pace behind the first shard, during which all was still new."""
+        now, rows = time.time(), snapshot.total("rows")
+        if self.foreseen is not None or not rows:
+            return
+        if self._passed is None:
+            self._passed = (now, rows)
+        elif rows > self._passed[1]:
+            pace = (now - self._passed[0]) / (rows - self._passed[1])
+            left = max(0.0, self.todo_rows - rows) * pace
+            self.foreseen = (round(now - self.lease.started + left, 1), "first shards")
 
     def _judge(self, snapshot: Snapshot) -> None:
         rows = self.rows_before + int(snapshot.total("rows"))

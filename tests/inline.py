@@ -5,13 +5,13 @@ from __future__ import annotations
 import pyarrow as pa
 
 from hfbatch import planner
+from hfbatch.chain import Chain
 from hfbatch.columns import ticket_of
 from hfbatch.errors import HfbatchError, InputChanged, StorageError
 from hfbatch.ledger import Ledger
 from hfbatch.load import load_job, load_machine
-from hfbatch.model import Predict
-from hfbatch.postprocess import Postprocess
-from hfbatch.preprocess import Preprocess
+from hfbatch.postprocess import Finish
+from hfbatch.preprocess import Start
 from hfbatch.sink import Commit, whole_shard
 from hfbatch.source import ReadShard
 from hfbatch.store import open_store
@@ -32,12 +32,11 @@ def blocks_of(plan: planner.Plan) -> list[pa.Table]:
 def run_inline(plan: planner.Plan, *, stage: bool = False) -> pa.Table:
     """All rows of the plan as the sink would commit them. `stage`: preprocess apart from the model."""
     job = plan.job
-    preprocess, postprocess = Preprocess(job), Postprocess(job, "run")
-    ledger = Ledger(open_store(job.output))
-    predict = Predict(job, plan.machine, 1, None if stage else preprocess)
+    start, finish, ledger = Start(job), Finish(job, "run"), Ledger(open_store(job.output))
+    chain = Chain(job, plan.machine, 1, staged=stage)
     tables = []
     for block in blocks_of(plan):
-        table = postprocess(predict(preprocess(block) if stage else block))
+        table = finish(chain(start(block) if stage else block))
         tables.append(whole_shard(table, ticket_of(table), job, ledger)[0])
     return pa.concat_tables(tables)
 
@@ -45,14 +44,14 @@ def run_inline(plan: planner.Plan, *, stage: bool = False) -> pa.Table:
 def inline_passes(plan, ruling, lease, stopping, show) -> Snapshot:
     """A drop-in for hfbatch.passes.run_passes: the same stages, shard by shard in this process."""
     job, snapshot = plan.job, Snapshot()
-    read, predict = ReadShard(job).read, Predict(job, plan.machine, 1, Preprocess(job))
-    postprocess, commit = Postprocess(job, lease.run_id), Commit(job, lease.run_id, ruling.number)
+    read, chain = ReadShard(job).read, Chain(job, plan.machine, 1)
+    finish, commit = Finish(job, lease.run_id), Commit(job, lease.run_id, ruling.number)
     for shard in plan.todo:
         if stopping.reason is not None:
             break
         refs = [plan.files[piece.path].part(piece.start, piece.stop) for piece in shard.pieces]
         try:
-            commit(postprocess(predict(read(shard, refs))))
+            commit(finish(chain(read(shard, refs))))
         except HfbatchError as error:
             fatal = not isinstance(error, StorageError | InputChanged)
             snapshot.failures.append(Failure("inline", f"{type(error).__name__}: {error}", "", error, fatal))

@@ -33,7 +33,9 @@ from hfbatch import carry, ledger, pipeline, planner, sink
 from hfbatch import columns as col
 from hfbatch.errors import HfbatchError, StorageError
 from hfbatch.formats import Block
+from hfbatch.gates import audit
 from hfbatch.records import Agreed, Receipt, shard_of, staged_name
+from hfbatch.report import Gate
 from hfbatch.shards import Limits, Shard, SourceFile, number_of
 from hfbatch.spec import ErrorsSpec
 from hfbatch.store import Store
@@ -309,6 +311,8 @@ class Command:
     filtered: frozenset[str] = frozenset()  # rows that do not pass `where`
     retry: bool = False
     redo: bool = False
+    gates: str | None = None  # None: it has none; or what they say: "pass", "fail", "pass if yesterday stands"
+    anyway: bool = False
 
     @property
     def rows(self) -> list[str]:
@@ -329,14 +333,18 @@ class Job:
     output: Memory
     name: str = "job"
     where: str | None = None
-    prefix: str = ""
     keep: tuple[str, ...] = ("text",)
     partition_by: tuple[str, ...] = ()
     input_schema: pa.Schema = SCHEMA
     output_schema: pa.Schema = SCHEMA
     errors: ErrorsSpec = field(default_factory=lambda: ErrorsSpec(max_failed_fraction=1.0))
     identity: Mapping[str, str] = field(default_factory=dict)
-    model: Any = field(default_factory=lambda: SimpleNamespace(id="model", commit="1"))
+    steps: tuple[Any, ...] = ()
+    model_id: str = "model"
+    model_commit: str = "1"
+    remembers: bool = False
+    guards: None = None
+    chain: tuple[Any, ...] = ()
 
     @property
     def generation(self) -> str:
@@ -383,8 +391,12 @@ class Driver:
     def _run(self) -> str:
         retry, redo = self._subjects()
         job = Job(self.command, self.store)
-        machine, spec = (SimpleNamespace(grace_s=0, model_dump=lambda **_: {}) for _ in range(2))
-        plan = planner.Plan(spec, machine, job, {}, (), frozenset(), None, False, new_generation=True)
+        machine = SimpleNamespace(grace_s=0, model_dump=lambda **_: {})
+        spec = SimpleNamespace(gates=self.command.gates, steps=(), model_dump=lambda **_: {})
+        anyway = self.command.anyway
+        plan = planner.Plan(
+            spec, machine, job, {}, (), frozenset(), None, False, new_generation=True, publish_anyway=anyway
+        )
         sources = [
             SourceFile(name, version, (Block(rows, 10 * rows),)) for name, (version, rows) in self.command.files.items()
         ]
@@ -411,6 +423,12 @@ class Driver:
         names = {shard_of(name): content for name, content in self.world.objects.items() if name.startswith("data/")}
         damaged = [shard for shard in own if shard in names and table_of(names[shard]) is None]
         return failed if self.command.retry else [], damaged if self.command.redo else []
+
+    def audit(self) -> list[Gate]:
+        """What the gates of the command say; they can compare with yesterday only while it stands."""
+        whole = self.world.published("_hfbatch/CURRENT") <= set(self.world.below("data"))
+        passed = {"pass": True, "fail": False, "pass if yesterday stands": whole}[str(self.command.gates)]
+        return [Gate(name="gate", value=passed, passed=passed)]
 
     def read(self, job: Job, shard: Shard) -> pa.Table:
         """The shard's rows as they reach the sink: as source.ReadShard reads them, and inferred."""
@@ -609,6 +627,16 @@ def _write(table: pa.Table, path: Path, **_: Any) -> None:
         writer.write_table(table)
 
 
+class Report(SimpleNamespace):
+    """A RunReport, of which only the gates are looked at."""
+
+    def model_copy(self, update: Mapping[str, Any]) -> Report:
+        return Report(**{**vars(self), **update})
+
+    def model_dump(self, **_: Any) -> dict[str, Any]:
+        return {**vars(self), "gates": [gate.model_dump() for gate in self.gates]}
+
+
 class Serial:
     """A ThreadPoolExecutor without threads."""
 
@@ -675,7 +703,9 @@ def install(patch: Any, folder: Path) -> None:
     patch.setattr(pipeline, "_write_page", lambda ledger, report: None)  # for people; what fails in it is only told
     patch.setattr(pipeline, "versions", dict)
     patch.setattr(pipeline, "new_run_id", lambda: HERE.driver.name)
-    patch.setattr(pipeline, "make_report", lambda *_: SimpleNamespace(model_dump=dict))
+    told = {"outcome": "success", "gates": [], "published_anyway": False}
+    patch.setattr(pipeline, "make_report", lambda about, receipts, run_id, *_: Report(run_id=run_id, **told))
+    patch.setattr(audit, "audit", lambda *_: HERE.driver.audit())
     patch.setattr(
         pipeline, "_infer", lambda plan, ruling, *_: HERE.driver.infer(plan, ruling) if plan.todo else Snapshot()
     )

@@ -105,7 +105,7 @@ def started(output, **changes):
     spec = content["spec"]
     for key, value in changes.items():
         spec[key] = {**spec[key], **value}
-    file.write_text(json.dumps(content | {"model_commit": "c" * 40} if "model" in changes else content))
+    file.write_text(json.dumps(content | {"model_commits": ["c" * 40]} if "model" in changes else content))
 
 
 def test_a_model_of_the_hub_is_pinned_to_the_commit_it_had(output):

@@ -171,6 +171,7 @@ def test_everything_that_can_be_expected_to_fail_is_one_kind_of_error_with_an_ex
         "Conflict": 5,
         "InputChanged": 5,
         "Damage": 6,
+        "GateFailed": 9,
         "SystemicError": 70,
         "StorageError": 74,
         "Locked": 75,

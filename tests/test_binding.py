@@ -32,7 +32,7 @@ def job(classifier):
 
 def bound(job, schema=SCHEMA):
     spec = load_job(job)
-    return bind(spec, hub.resolve_model(spec.model), schema)
+    return bind(spec, [hub.resolve_model(step.model) for step in spec.each], schema)
 
 
 def problems(job, schema=SCHEMA):
@@ -45,7 +45,7 @@ def test_kept_columns_come_first_then_the_tasks_then_error_and_lineage(job):
     made = bound(job)
     assert made.output_schema.names == [*SCHEMA.names, "label", "score", "truncated", "error", *LINEAGE]
     assert made.input_schema == SCHEMA
-    assert dict(made.reads) == {"text": "review"}
+    assert dict(made.step.reads) == {"text": "review"}
 
 
 def test_only_columns_that_are_kept_read_or_filtered_on_are_read_from_the_files(job):
@@ -68,7 +68,7 @@ def test_nothing_need_be_kept(job):
 @pytest.mark.parametrize("column", ["review", "summary", "raw"])
 def test_text_is_read_from_strings_large_strings_and_bytes(job, column):
     job["input"]["columns"] = {"text": column}
-    assert dict(bound(job).reads) == {"text": column}
+    assert dict(bound(job).step.reads) == {"text": column}
 
 
 def test_a_column_that_is_not_there_points_at_its_key_with_the_nearest_name(job):
@@ -105,7 +105,7 @@ def test_an_input_the_task_does_not_have_is_a_problem(job):
 
 def test_an_optional_input_is_read_when_it_is_mapped_and_checked_as_any_other(job):
     job["input"]["columns"]["text_pair"] = "summary"
-    assert dict(bound(job).reads) == {"text": "review", "text_pair": "summary"}
+    assert dict(bound(job).step.reads) == {"text": "review", "text_pair": "summary"}
     job["input"]["columns"]["text_pair"] = "sumary"
     assert problems(job)["input.columns.text_pair"] == ("the input has no column 'sumary'", "write 'summary'")
 
@@ -220,4 +220,4 @@ def test_dtype_auto_is_what_the_checkpoint_was_saved_in(job, tmp_path, written, 
     config.pop("dtype", None)
     (model / "config.json").write_text(json.dumps(config | ({"dtype": saved} if saved else {})))
     job["model"] = {"id": str(model), "dtype": written}
-    assert bound(job).dtype == expected
+    assert bound(job).step.dtype == expected

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfbatch import passes, pipeline
-from hfbatch.carry import Held, _renumbered, carried_over
+from hfbatch.carry import Held, carried_over, renumbered
 from hfbatch.ledger import Ledger
 from hfbatch.store import open_store
 from tests.inline import inline_passes, plan_of
@@ -39,7 +39,7 @@ def test_rows_are_known_again_by_file_fingerprint_and_number(held, data):
         pieces.append((path, data.draw(st.sampled_from(["v", "changed"])), low, data.draw(st.integers(low, stop + 3))))
     pieces = data.draw(st.permutations([*pieces, ("new", "v", 0, 4)]))
     everything = [(path, version, row) for path, version, start, stop in pieces for row in range(start, stop)]
-    numbers = _renumbered(held, pieces)
+    numbers = renumbered(held, pieces)
     for position, number in enumerate(numbers):
         path, row = held.place(position)
         place = (path, "v", row)  # the version that was held

@@ -101,7 +101,7 @@ def test_a_companion_is_pinned_logged_and_read_from_the_cache_afterwards(zoo, sp
     first = hub.commit("owner/vocoder", zoo["hifigan"])
     hub.tag("owner/vocoder", "v1", first)
     plan = plan_of(job(vocoder="owner/vocoder", vocoder_revision="v1"))
-    assert plan.job.companions["vocoder"].commit == first
+    assert plan.job.step.companions["vocoder"].commit == first
     output = run_inline(plan)
     assert output["error"].null_count == 2
     logged = json.loads(output["parameters"][0].as_py())

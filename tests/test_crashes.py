@@ -98,6 +98,31 @@ def test_a_nightly_run_killed_at_any_step_ends_right_on_the_second_try(point, ye
     assert sorted(path.name for path in (tmp_path / "out/data").iterdir()) != before
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["after-publish", "after-commit", "before-swap", "before-promote", "before-gc"])
+def test_a_night_that_reuses_rows_and_is_killed_ends_right(point, job, clean, write_parquet, tmp_path, monkeypatch):
+    """What an object knows may go before it or stay behind it: rows are inferred again, or found to be gone."""
+    job["dedupe"] = True
+    clean(job)
+    write_parquet("in/a.parquet", texts("a", 11))
+    write_parquet("in/c.parquet", texts("c", 60))
+    crash_and_resume(job, clean, point, tmp_path, monkeypatch)
+    check_output(job["output"]["path"], rows(a=11, b=12, c=60))
+
+
+@pytest.mark.parametrize("point", ["before-audit", "after-audit", "before-promote"])
+def test_a_nightly_run_with_gates_killed_at_any_step_ends_right_on_the_second_try(point, yesterday, clean, tmp_path):
+    """Before its gates are passed, what was published last is whole and current; test_audit.py has all the steps."""
+    shutil.copytree(yesterday["output"]["path"], tmp_path / "out")
+    job = {**yesterday, "output": {"path": str(tmp_path / "out")}, "gates": {"shift": {"label": 9}}}
+    before = pq.read_table(tmp_path / "out/data")
+    assert run_in_process(job, f"{point}:kill", tmp_path / "first", **MACHINE) == -signal.SIGKILL
+    assert (tmp_path / "out/_SUCCESS").exists() == (point == "before-audit")
+    assert (pq.read_table(tmp_path / "out/data") == before) == (point != "before-promote")
+    assert clean(job).rows_new == 0, "nothing is inferred again"
+    check_output(job["output"]["path"], rows(a=11, b=12, d=40))
+
+
 def test_a_file_that_changes_during_a_run_keeps_its_shard_back_and_no_other(job, clean, write_parquet, monkeypatch):
     plan = plan_of(job, **MACHINE)
     write_parquet("in/a.parquet", texts("a", 11, seed=7))

@@ -23,7 +23,7 @@ def scheduling(tmp_path, classifier):
         job = {"task": "text-classification", "model": {"id": str(classifier)}}
         job |= {"input": {"path": str(tmp_path / "in.parquet")}, "output": {"path": str(tmp_path / "out")}}
         plan = plan_of(job, **machine)
-        predict = Predict(plan.job, plan.machine, 1, report=report, gpu=False)
+        predict = Predict(plan.job.step, plan.machine, 1, report=report, gpu=False)
         sequences = predict.task.preprocess(pa.table({"text": texts}))
         named = {"forward": forward, "schedules": True, "way": lambda self: "its own way"}
         task = type("Scheduling", (type(predict.task),), named)(predict.task.params, predict.task.checkpoint)

@@ -32,10 +32,10 @@ ONE = {"threads_per_actor": 1}  # forwards run in the thread that asks
 @pytest.fixture
 def models(monkeypatch):
     """The tasks of what is loaded, from none on."""
-    from hfbatch import steps
+    from hfbatch import chain
 
-    loads, load = [], steps.Predict
-    monkeypatch.setattr(steps, "Predict", lambda job, *rest: loads.append(job.task) or load(job, *rest))
+    loads, load = [], chain.Predict
+    monkeypatch.setattr(chain, "Predict", lambda step, *rest: loads.append(step.task) or load(step, *rest))
     hfbatch.shutdown()
     return loads
 

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from hfbatch import store_errors
 from hfbatch.errors import AccessRefused, StorageError
 from hfbatch.hub import ModelProblem, PinnedModel, directory_digest, fetch, resolve_model
-from hfbatch.spec import ModelSpec
+from hfbatch.modelspec import ModelSpec
 from tests.fake_hub import FakeHub, fake_hub
 
 TINY = {

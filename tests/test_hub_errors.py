@@ -12,7 +12,7 @@ import pytest
 from hfbatch import store_errors
 from hfbatch.errors import AccessRefused, HfbatchError, StorageError
 from hfbatch.hub import ModelProblem, PinnedModel, fetch, resolve_model
-from hfbatch.spec import ModelSpec
+from hfbatch.modelspec import ModelSpec
 from tests.fake_hub import FakeHub, fake_hub
 
 TINY = {"config.json": b"{}", "vocab.txt": b"[UNK]", "model.safetensors": b"weights"}

@@ -19,7 +19,7 @@ from hfbatch.isolation import Isolated
 from hfbatch.load import load_job, load_machine
 from hfbatch.model import Predict
 from hfbatch.planner import make_plan
-from hfbatch.postprocess import Postprocess
+from hfbatch.postprocess import Finish
 from hfbatch.preprocess import Preprocess
 from hfbatch.tally import Stopped
 from tests.harm import harmful
@@ -47,7 +47,7 @@ def plan_for(tmp_path, model):
 
 
 def predict_for(plan, report=None, stage=False):
-    return Predict(plan.job, plan.machine, 1, None if stage else Preprocess(plan.job), report, gpu=False)
+    return Predict(plan.job.step, plan.machine, 1, None if stage else Preprocess(plan.job.step), report, gpu=False)
 
 
 def check(plan, crashed, made, harmless):
@@ -60,7 +60,7 @@ def check(plan, crashed, made, harmless):
     assert made[col.ROW].to_pylist() == list(range(len(made)))
     outputs = col.sequences_of(made, col.OUTPUT)
     assert outputs.row.tolist() == harmless.tolist()
-    table = Postprocess(plan.job, "run")(made)
+    table = Finish(plan.job, "run")(made)
     assert [row for row, label in enumerate(table["label"].to_pylist()) if label is not None] == harmless.tolist()
     return outputs.columns.get("logits")
 
@@ -68,7 +68,7 @@ def check(plan, crashed, made, harmless):
 def expected(plan, block, harmless):
     """What the rows have where there are no others."""
     ticket = col.ticket_of(block)
-    alone = Predict(plan.job, plan.machine, 1, Preprocess(plan.job), gpu=False)(
+    alone = Predict(plan.job.step, plan.machine, 1, Preprocess(plan.job.step), gpu=False)(
         col.Ticket(ticket.shard, len(harmless), "", ticket.pieces).on(block.take(pa.array(harmless)))
     )
     return col.sequences_of(alone, col.OUTPUT).dense("logits")
@@ -117,7 +117,7 @@ def test_every_way_to_die_is_told_and_costs_its_row_only(plan_for):
     texts = [*sentences(30, longest=6), "z", "q good", "w good film", "v", "y", "j bad", *sentences(30, seed=1)]
     plan = plan_for(texts, max_batch_rows=8, row_timeout_s=4)
     [block] = blocks_of(plan)
-    made = Isolated(predict_for(plan, stage=True))(Preprocess(plan.job)(block))
+    made = Isolated(predict_for(plan, stage=True))(Preprocess(plan.job.step)(block))
     crashed = {30: "killed by SIGSEGV", 31: "exited with 4", 32: "no answer in 4 s", 33: "no answer in 4 s"}
     crashed |= {35: "CUDA error: device-side assert triggered"}
     harmless = np.setdiff1d(np.arange(len(texts)), [*crashed, 34])
@@ -182,7 +182,7 @@ def test_a_model_that_hangs_ends_its_process_where_nobody_else_watches_it(plan_f
     code = (
         "import pickle, sys\nfrom hfbatch.model import Predict\nfrom hfbatch.preprocess import Preprocess\n"
         "job, machine, [block] = pickle.load(open(sys.argv[1], 'rb'))\n"
-        "Predict(job, machine, 1, Preprocess(job), gpu=False)(block)\nprint('still there')\n"
+        "Predict(job.step, machine, 1, Preprocess(job.step), gpu=False)(block)\nprint('still there')\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "plan")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
@@ -200,7 +200,7 @@ def test_a_child_ends_with_its_parent(plan_for, tmp_path):
         "from hfbatch.preprocess import Preprocess\n"
         "if __name__ == '__main__':\n"
         "    job, machine, [block] = pickle.load(open(sys.argv[1], 'rb'))\n"
-        "    child = Child(Predict(job, machine, 1, Preprocess(job), gpu=False))\n"
+        "    child = Child(Predict(job.step, machine, 1, Preprocess(job.step), gpu=False))\n"
         "    child.pipe.send(block)\n"
         "    assert child.pipe.recv()[0] == 'rows'\n"
         "    print(child.process.pid, flush=True)\n    time.sleep(600)\n"

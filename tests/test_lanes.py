@@ -24,7 +24,7 @@ def predict_of(folder, threads, model, task, **machine):
     job = {"task": task, "model": {"id": str(model)}}
     job |= {"input": {"path": str(folder / "in.parquet")}, "output": {"path": str(folder / "out")}}
     plan = plan_of(job, **machine)
-    return Predict(plan.job, plan.machine, threads, gpu=False)
+    return Predict(plan.job.step, plan.machine, threads, gpu=False)
 
 
 @pytest.fixture

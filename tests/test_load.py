@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from hfbatch.errors import Problem, SpecError
 from hfbatch.load import load_job, load_machine, split_overrides
-from hfbatch.spec import ErrorsSpec, InputSpec, JobSpec, Machine, ModelSpec, OutputSpec
+from hfbatch.modelspec import ModelSpec
+from hfbatch.spec import ErrorsSpec, InputSpec, JobSpec, Machine, OutputSpec
 
 JOB: dict[str, Any] = {
     "task": "text-classification",
@@ -459,7 +460,7 @@ def test_overrides_that_fit_no_file_are_told_together() -> None:
     ]  # fmt: skip
     fixes = [str(problem.fix) for problem in caught.value.problems]
     assert fixes[:3] == ["write input.limit=5", "write input.limit=5", "write output.path=VALUE"]
-    assert fixes[3].startswith("a key starts with name, task, ")
+    assert fixes[3].startswith("a key starts with name, steps, task, ")
 
 
 def test_a_jobspec_is_checked_and_returned_as_it_is() -> None:

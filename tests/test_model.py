@@ -75,7 +75,7 @@ def make_plan(tmp_path_factory, classifier, encoder):
 def plain(make_plan):
     """A Predict as it comes, and what it makes of TEXTS."""
     plan = make_plan()
-    predict = Predict(plan.job, plan.machine, 1)
+    predict = Predict(plan.job.step, plan.machine, 1)
     return predict, predict.predict(sequences_of(predict))[0].dense("logits")
 
 
@@ -84,7 +84,7 @@ def sequences_of(predict, texts=TEXTS):
 
 
 def faulty(plan, **how):
-    predict = Predict(plan.job, plan.machine, 1)
+    predict = Predict(plan.job.step, plan.machine, 1)
     predict.engine.model = Faulty(predict.engine.model, **how)
     return predict
 
@@ -171,7 +171,7 @@ def test_a_result_that_is_not_finite_is_an_error_for_its_row_only(make_plan, val
     """Dense results, and ragged ones (a vector for every token)."""
     task = "feature-extraction" if pooling else "text-classification"
     plan = make_plan(task, params={"pooling": pooling} if pooling else None, packing=False)
-    predict, reference = faulty(plan, with_value=value), Predict(plan.job, plan.machine, 1)
+    predict, reference = faulty(plan, with_value=value), Predict(plan.job.step, plan.machine, 1)
     texts = ["good", "x bad", "the film was good", "x", "bad film"]
     predict.engine.model.poisons = token(predict, "x")
     outputs, errors = predict.predict(sequences_of(predict, texts))
@@ -204,7 +204,7 @@ class Overflowing(Faulty):
 
 
 def half_precision(plan, cls=Overflowing, **how):
-    predict = Predict(plan.job, plan.machine, 1)
+    predict = Predict(plan.job.step, plan.machine, 1)
     predict.engine.model.bfloat16()
     predict.engine.model.register_buffer("exact", torch.tensor([1 / 3]))  # float32 among bfloat16
     predict.engine.model = cls(predict.engine.model, **how)
@@ -219,7 +219,7 @@ def test_what_overflows_in_half_precision_is_tried_once_in_float32_and_the_weigh
     outputs, errors = predict.predict(sequences_of(predict, texts))
     assert errors == {}
     assert outputs.row.tolist() == list(range(7))
-    rounded = Predict(make_plan().job, make_plan().machine, 1)
+    rounded = Predict(make_plan().job.step, make_plan().machine, 1)
     rounded.engine.model.bfloat16().float()
     exact = rounded.predict(sequences_of(rounded, texts))[0].dense("logits")
     again = [1, 3, 5, 6]
@@ -303,7 +303,7 @@ class Refusing(torch.nn.Module):
 def block_for(texts, make_plan, **machine):
     plan = make_plan(texts=texts, **machine)
     [block] = blocks_of(plan)
-    return Predict(plan.job, plan.machine, 1, Preprocess(plan.job)), block
+    return Predict(plan.job.step, plan.machine, 1, Preprocess(plan.job.step)), block
 
 
 def test_a_failure_common_to_the_first_rows_stops_early_and_says_what_and_where(make_plan):
@@ -335,10 +335,10 @@ def test_a_failure_common_to_the_first_rows_in_preprocess_stops_before_the_other
 def test_a_preprocess_stage_is_judged_by_the_errors_it_left_in_the_block(make_plan, monkeypatch):
     plan = make_plan(texts=sentences(20))
     [block] = blocks_of(plan)
-    predict = Predict(plan.job, plan.machine, 1)
+    predict = Predict(plan.job.step, plan.machine, 1)
     monkeypatch.setattr(type(predict.task), "preprocess", lambda self, rows: 1 / 0)
     with pytest.raises(SystemicError, match=r"20 of the first 20 rows failed alike.*ZeroDivisionError"):
-        predict(Preprocess(plan.job)(block))
+        predict(Preprocess(plan.job.step)(block))
 
 
 @pytest.mark.parametrize(
@@ -439,7 +439,7 @@ def test_without_a_sequence_there_is_nothing_to_do(plain):
 def test_a_task_that_gives_other_results_than_sequences_is_found_out(make_plan, forward):
     """Put together over batches, they would give rows their neighbours' values."""
     plan = make_plan()
-    predict = Predict(plan.job, plan.machine, 1)
+    predict = Predict(plan.job.step, plan.machine, 1)
     inner = type(predict.task)
     method = lambda self, model, batch: forward(inner.forward(self, model, batch)["logits"])  # noqa: E731
     predict.engine.task = type("Wrong", (inner,), {"forward": method})(predict.task.params, predict.task.checkpoint)
@@ -449,7 +449,7 @@ def test_a_task_that_gives_other_results_than_sequences_is_found_out(make_plan, 
 
 
 def test_a_row_that_the_task_refuses_in_forward_has_the_tasks_own_error(make_plan):
-    predict = Predict((plan := make_plan()).job, plan.machine, 1)
+    predict = Predict((plan := make_plan()).job.step, plan.machine, 1)
     inner, bad = type(predict.task), token(predict, "bad")
 
     def forward(self, model, batch):
@@ -472,7 +472,7 @@ def test_results_come_to_the_host_as_columns():
 
 def test_the_meter_counts_batches_and_tokens_and_is_reported_after_each_batch(make_plan):
     plan, told = make_plan(max_batch_tokens=300, packing=False), []
-    predict = Predict(plan.job, plan.machine, 1, report=lambda meter: told.append(dict(vars(meter))))
+    predict = Predict(plan.job.step, plan.machine, 1, report=lambda meter: told.append(dict(vars(meter))))
     sequences = sequences_of(predict)
     predict.predict(sequences)
     lengths = sequences.ragged("input_ids").lengths
@@ -493,7 +493,7 @@ def test_what_report_raises_ends_the_block_and_is_no_rows_fault(make_plan):
         raise Stopped
 
     plan = make_plan()
-    predict = Predict(plan.job, plan.machine, 1, report=report)
+    predict = Predict(plan.job.step, plan.machine, 1, report=report)
     with pytest.raises(Stopped):
         predict.predict(sequences_of(predict))
 
@@ -501,7 +501,7 @@ def test_what_report_raises_ends_the_block_and_is_no_rows_fault(make_plan):
 def test_a_block_carries_its_own_share_of_the_meter(make_plan):
     texts, params = ["good film", None, "bad", "x" * 70], {"truncation": False, "max_length": 5}
     plan = make_plan(texts=texts, params=params, packing=False)
-    predict = Predict(plan.job, plan.machine, 1, Preprocess(plan.job))
+    predict = Predict(plan.job.step, plan.machine, 1, Preprocess(plan.job.step))
     [block] = blocks_of(plan)
     first, second = predict(block), predict(block)
     stats, again = col.ticket_of(first).stats, col.ticket_of(second).stats
@@ -528,7 +528,7 @@ def test_the_models_inputs_are_dropped_once_it_has_read_them_and_the_users_colum
     job = {"task": "text-classification", "model": {"id": str(classifier)}, "input": {"path": str(path)}}
     plan = plan_of({**job, "output": {"path": str(path.parent / "out")}})
     [block] = blocks_of(plan)
-    made = Predict(plan.job, plan.machine, 1, Preprocess(plan.job))(block)
+    made = Predict(plan.job.step, plan.machine, 1, Preprocess(plan.job.step))(block)
     assert made.select(list(columns)).equals(block.select(list(columns)))
     ours = [name for name in made.column_names if name.startswith((col.INPUT, col.OUTPUT))]
     assert ours == [col.INPUT + "truncated", col.OUTPUT + "logits"]
@@ -536,7 +536,7 @@ def test_the_models_inputs_are_dropped_once_it_has_read_them_and_the_users_colum
 
 def test_failed_rows_carry_their_error_on_in_the_block(make_plan):
     plan = make_plan(texts=["good", None, "x", "bad"])
-    predict = Predict(plan.job, plan.machine, 1, Preprocess(plan.job))
+    predict = Predict(plan.job.step, plan.machine, 1, Preprocess(plan.job.step))
     predict.engine.model = Faulty(predict.engine.model, raises=token(predict, "x"))
     [block] = blocks_of(plan)
     made = predict(block)
@@ -551,24 +551,24 @@ def test_a_checkpoint_that_does_not_say_its_class_is_judged_by_its_weights(make_
     (nameless / "config.json").write_text(json.dumps(config | {"architectures": None}))
     plan = make_plan(model=nameless)
     with pytest.raises(SpecError, match=r"no weights for classifier.bias.*not trained for text-classification") as info:
-        Predict(plan.job, plan.machine, 1)
+        Predict(plan.job.step, plan.machine, 1)
     [problem] = info.value.problems
     assert (problem.key, problem.fix) == ("model.id", "take a checkpoint made for this task")
 
 
 def test_the_machine_says_how_large_a_batch_is_and_auto_fits_the_device(make_plan):
     plan = make_plan(max_batch_tokens=77, max_batch_rows=5)
-    predict = Predict(plan.job, plan.machine, 1)
+    predict = Predict(plan.job.step, plan.machine, 1)
     assert (predict.engine.budget, predict.engine.max_rows) == (77, 5)
     plan = make_plan()
-    predict = Predict(plan.job, plan.machine, 1)
+    predict = Predict(plan.job.step, plan.machine, 1)
     assert predict.engine.budget == predict.task.batch_tokens[0] or predict.engine.device.type == "cuda"
     assert torch.get_num_threads() == 1
 
 
 def test_a_budget_that_another_run_found_on_such_a_device_is_taken_and_one_that_is_given_stays(make_plan):
     plan, given = make_plan(), make_plan(max_batch_tokens=77)
-    predict, fixed = (Predict(each.job, each.machine, 1, gpu=False) for each in (plan, given))
+    predict, fixed = (Predict(each.job.step, each.machine, 1, gpu=False) for each in (plan, given))
     assert "settled" not in predict.engine.about(), "nothing is known yet"
     device = str(fixed.engine.about()["settled"])
     for each in (predict, fixed):

@@ -154,7 +154,7 @@ def predict_of(tmp_path, classifier):
         job = {"task": "text-classification", "model": {"id": str(classifier)}}
         job |= {"input": {"path": str(tmp_path / "in.parquet")}, "output": {"path": str(tmp_path / "out")}}
         plan = plan_of(job, **machine)
-        predict = Predict(plan.job, plan.machine, 1, gpu=False)
+        predict = Predict(plan.job.step, plan.machine, 1, gpu=False)
         return predict, predict.task.preprocess(pa.table({"text": texts}))
 
     return make

@@ -86,7 +86,7 @@ def test_a_job_file_keeps_what_only_looks_like_something_else(tmp_path):
         "errors": {"policy": "skip", "max_failed_fraction": 0.5, "max_failed_rows": None},
     }
     path = tmp_path / "job.yaml"
-    path.write_text(job_file(spec, "c" * 40))
+    path.write_text(job_file(spec, ["c" * 40]))
     loaded = load_job(path).model_dump(mode="json")
     assert loaded["model"]["revision"] == "c" * 40
     for name in ("name", "task", "input", "output", "params", "errors"):
@@ -107,10 +107,24 @@ def test_the_command_on_the_page_has_the_settings_of_the_machine_and_the_consent
     assert machine.model_dump(exclude_defaults=True) == started["machine"]
 
 
+def test_a_job_file_of_steps_is_the_job_again_with_each_model_pinned(tmp_path):
+    steps = [
+        {"name": "a", "task": "fill-mask", "model": {"id": "owner/one"}, "params": {"top_k": 2, "targets": None}},
+        {"name": "b", "task": "ner", "model": {"id": "owner/two"}, "columns": {"text": "a_x"}, "where": "a_x != 'y'"},
+    ]
+    spec = {"name": "n", "steps": steps, "task": None, "input": {"path": "in", "keep": []}, "output": {"path": "out"}}
+    path = tmp_path / "job.yaml"
+    path.write_text(job_file(spec, ["c" * 40, "d" * 40]))
+    loaded = load_job(path)
+    assert [step.model.revision for step in loaded.steps] == ["c" * 40, "d" * 40]
+    assert [step.where for step in loaded.steps] == [None, "a_x != 'y'"]
+    assert (loaded.steps[0].params, loaded.input.keep) == ({"top_k": 2, "targets": None}, [])
+
+
 def test_a_local_model_is_pinned_by_its_folder_alone():
     spec = {"model": {"id": "models/mine", "revision": None}}
-    assert "revision" not in job_file(spec, "sha256:abc")
-    assert job_file({}, "sha256:abc") == ""
+    assert "revision" not in job_file(spec, ["sha256:abc"])
+    assert job_file({}, []) == ""
 
 
 def test_a_page_that_cannot_be_made_or_written_does_not_end_a_run(output, monkeypatch, caplog):

@@ -100,6 +100,14 @@ def test_a_model_folder_that_is_here_is_not_taken_for_a_hub_id(packed, tmp_path)
         packed()
 
 
+def test_the_golden_file_of_the_gates_does_not_travel_either(packed):
+    gates = "gates: {golden: {path: %s, key: id, min_accuracy: 0.9}}\n"
+    assert packed(more=gates % "s3://bucket/golden.csv")
+    with pytest.raises(SpecError, match="is below a folder of this machine") as refused:
+        packed(more=gates % "golden.csv")
+    assert [problem.key for problem in refused.value.problems] == ["gates.golden.path"]
+
+
 def test_all_paths_are_named_at_once(packed):
     with pytest.raises(SpecError) as refused:
         packed(**{"input.path": ["a", "/b"], "output.path": "out"}, more="params: {}\n", shared=["/mnt"])

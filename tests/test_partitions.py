@@ -384,7 +384,7 @@ def test_folders_are_part_of_the_generation_where_there_are_any(finished):
     assert 'partition_by: there ["day"], now nothing' in (plan.conflict or "")
     assert "partition_by" not in plan.job.identity
     assert "day" in plan.job.output_schema.names, "an output without folders has it as a column"
-    assert "partition_by" not in plan.job.parameters
+    assert "partition_by" not in plan.job.step.parameters
 
 
 @pytest.mark.parametrize(

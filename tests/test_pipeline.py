@@ -313,3 +313,20 @@ def test_every_actor_of_a_pool_gets_work_and_two_on_two_cpus_do_not_starve_the_r
     machine = {**MACHINE, "shard_rows": 16384, "actors": 2, "max_batch_rows": 8}
     report = hfbatch.run(job_over(classifier, tmp_path / "in", tmp_path / "out"), on=machine)
     assert (report.rows, report.actors) == (24_000, 2)
+
+
+@pytest.mark.parametrize("cpu_steps", [pytest.param("actor", marks=pytest.mark.slow), "tasks"])
+def test_several_models_see_a_shard_in_one_actor(job, encoder, tmp_path, cpu_steps):
+    mood = {"name": "mood", "task": job.pop("task"), "model": job.pop("model")}
+    vector = {"name": "vector", "task": "feature-extraction", "model": {"id": str(encoder)}}
+    route = {"params": {"pooling": "mean"}, "where": "mood_label != 'neutral' and row < 100"}
+    job["steps"] = [mood, vector | route]
+    report = hfbatch.run(job, on={**MACHINE, "cpu_steps": cpu_steps})
+    assert (report.outcome, report.rows, report.rows_failed, report.actors) == ("success", 260, 0, 1)
+    assert [(step.name, step.tokens > 0) for step in report.steps] == [("mood", True), ("vector", True)]
+    order = [("file", "ascending"), ("row", "ascending")]
+    both = (output_of(tmp_path), run_inline(plan_of(job)))
+    made, expected = (table.sort_by(order).combine_chunks() for table in both)
+    assert made["mood_label"].equals(expected["mood_label"])
+    assert made["vector_embedding"].is_null().equals(expected["vector_embedding"].is_null())
+    assert 0 < made["vector_embedding"].null_count < 260

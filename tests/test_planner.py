@@ -11,7 +11,7 @@ from hfbatch.ledger import Ledger
 from hfbatch.load import load_job, load_machine
 from hfbatch.model import Predict
 from hfbatch.planner import check_no_conflict, make_plan
-from hfbatch.postprocess import Postprocess
+from hfbatch.postprocess import Finish
 from hfbatch.preprocess import Preprocess
 from hfbatch.sink import Commit
 from hfbatch.store import open_store
@@ -33,7 +33,7 @@ def commit(plan, shards=None):
     ledger = Ledger(open_store(plan.job.output))
     ledger.begin("run1", plan.job.generation, plan.job.identity, {})
     ruling = ledger.agree(plan.job.generation, plan.shards, plan.agreed)
-    predict, postprocess = Predict(plan.job, plan.machine, 1, Preprocess(plan.job)), Postprocess(plan.job, "run1")
+    predict, postprocess = Predict(plan.job.step, plan.machine, 1, Preprocess(plan.job.step)), Finish(plan.job, "run1")
     for block in blocks_of(plan)[:shards]:
         Commit(plan.job, "run1", 1)(postprocess(predict(block)))
     if shards is None:
@@ -196,7 +196,7 @@ def test_a_changed_local_model_is_another_generation(job, classifier, tmp_path):
     commit(plan, 0)
     (model / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "model_max_length": 32}')
     changed = plan_of(job)
-    assert plan.job.model.commit != changed.job.model.commit
+    assert plan.job.step.model.commit != changed.job.step.model.commit
     assert plan.job.generation != changed.job.generation
     with pytest.raises(Conflict, match=r'model_commit: there "sha256:[0-9a-f]{64}", now "sha256:'):
         check_no_conflict(changed)
@@ -214,14 +214,14 @@ def test_remote_code_needs_consent_on_the_command_line_too(job):
         plan_of(job)
     assert info.value.exit_code == 77
     plan = make_plan(load_job(job), load_machine(None), trust_remote_code=True)
-    assert plan.job.trust_remote_code
+    assert plan.job.step.trust_remote_code
 
 
 def test_dtype_auto_is_settled_in_the_plan(job):
     generation = plan_of(job).job.generation
     job["model"]["dtype"] = "auto"
     plan = plan_of(job)
-    assert plan.job.dtype == "float32"
+    assert plan.job.step.dtype == "float32"
     assert plan.job.generation == generation
 
 

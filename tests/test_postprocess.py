@@ -11,7 +11,7 @@ from hfbatch import columns as col
 from hfbatch.errors import RowError
 from hfbatch.ledger import Ledger
 from hfbatch.model import Predict
-from hfbatch.postprocess import Postprocess
+from hfbatch.postprocess import Finish
 from hfbatch.preprocess import Preprocess
 from hfbatch.sink import whole_shard
 from hfbatch.store import open_store
@@ -29,22 +29,22 @@ def predicted(classifier, write_parquet, job_for):
         path = write_parquet("in.parquet", {"text": pa.array(texts, pa.string())})
         plan = plan_of(job_for("text-classification", classifier, path, **params))
         [block] = blocks_of(plan)
-        return plan.job, Predict(plan.job, plan.machine, 1, Preprocess(plan.job))(block)
+        return plan.job, Predict(plan.job.step, plan.machine, 1, Preprocess(plan.job.step))(block)
 
     return make
 
 
 def test_a_block_without_errors_has_the_output_schema_and_lineage_on_every_row(predicted):
     job, block = predicted(sentences(9))
-    made = Postprocess(job, "run-7")(block)
+    made = Finish(job, "run-7")(block)
     assert made.schema.names == [*job.output_schema.names, col.ROW, col.TICKET]
     assert made.select(job.output_schema.names).schema.equals(job.output_schema)
     assert made["label"].null_count == made["score"].null_count == 0
     lineage = {name: made[name].unique().to_pylist() for name in LINEAGE}
     assert lineage == {
-        "model_id": [job.model.id],
-        "model_revision": [job.model.commit],
-        "parameters": [job.parameters],
+        "model_id": [job.step.model.id],
+        "model_revision": [job.step.model.commit],
+        "parameters": [job.step.parameters],
         "run_id": ["run-7"],
     }
     assert col.ticket_of(made).stats["postprocess_s"] > 0
@@ -53,7 +53,7 @@ def test_a_block_without_errors_has_the_output_schema_and_lineage_on_every_row(p
 @pytest.mark.parametrize("texts", [[None, None, None], [None]])
 def test_a_block_of_which_every_row_failed_has_nulls_errors_and_lineage(predicted, texts):
     job, block = predicted(texts)
-    made = Postprocess(job, "run")(block)
+    made = Finish(job, "run")(block)
     assert made["error"].to_pylist() == ["null_input: text is null"] * len(texts)
     assert made["label"].null_count == made["score"].null_count == made["truncated"].null_count == len(texts)
     assert made["run_id"].to_pylist() == ["run"] * len(texts)
@@ -84,16 +84,16 @@ def test_rows_that_failed_in_the_model_leave_every_other_row_its_own_values(tmp_
 
 def wrong(postprocess, method):
     """The same task, with another postprocess."""
-    inner = postprocess.task
+    inner = postprocess.last.task
     task = type("Wrong", (type(inner),), {"postprocess": method(type(inner).postprocess)})
-    postprocess.task = task(inner.params, inner.checkpoint)
+    postprocess.last.task = task(inner.params, inner.checkpoint)
     return postprocess
 
 
 def test_a_row_for_which_the_task_raises_is_alone_in_its_error(predicted):
     texts = [*sentences(20), None, "broken", *sentences(20, seed=3)]
     job, block = predicted(texts)
-    whole = Postprocess(job, "run")(block)
+    whole = Finish(job, "run")(block)
 
     def method(inner):
         def postprocess(self, outputs, rows):
@@ -103,7 +103,7 @@ def test_a_row_for_which_the_task_raises_is_alone_in_its_error(predicted):
 
         return postprocess
 
-    made = wrong(Postprocess(job, "run"), method)(block)
+    made = wrong(Finish(job, "run"), method)(block)
     assert made["error"][21].as_py() == "postprocess_failed: ZeroDivisionError: by 0"
     assert made["error"].null_count == len(texts) - 2
     others = [row for row in range(len(texts)) if row != 21]
@@ -115,7 +115,7 @@ def test_a_row_for_which_the_task_raises_is_alone_in_its_error(predicted):
 def test_a_task_that_gives_another_number_of_rows_is_found_out(predicted, change):
     job, block = predicted(["good", "bad", "film"])
     method = lambda inner: lambda self, outputs, rows: change(inner(self, outputs, rows))  # noqa: E731
-    made = wrong(Postprocess(job, "run"), method)(block)
+    made = wrong(Finish(job, "run"), method)(block)
     assert all("rows for 1" in error for error in made["error"].to_pylist())
     assert made["label"].null_count == 3
 
@@ -124,7 +124,7 @@ def test_the_task_reads_text_whatever_type_the_column_has(classifier, write_parq
     raw = pa.array([b"good", b"\xff", "naïve".encode()], pa.binary())
     plan = plan_of(job_for("text-classification", classifier, write_parquet("in.parquet", pa.table({"text": raw}))))
     [block] = blocks_of(plan)
-    block = Predict(plan.job, plan.machine, 1, Preprocess(plan.job))(block)
+    block = Predict(plan.job.step, plan.machine, 1, Preprocess(plan.job.step))(block)
     seen = []
 
     def method(inner):
@@ -134,7 +134,7 @@ def test_the_task_reads_text_whatever_type_the_column_has(classifier, write_parq
 
         return postprocess
 
-    wrong(Postprocess(plan.job, "run"), method)(block)
+    wrong(Finish(plan.job, "run"), method)(block)
     assert seen == ["good", "naïve"]
 
 
@@ -142,9 +142,9 @@ def test_a_shard_without_rows_stays_one_row_that_the_sink_takes_away(classifier,
     job = job_for("text-classification", classifier, write_parquet("in.parquet", {"text": ["good"], "n": [1]}))
     job["input"]["where"] = "n > 1"
     plan = plan_of(job)
-    predict = Predict(plan.job, plan.machine, 1, Preprocess(plan.job))
+    predict = Predict(plan.job.step, plan.machine, 1, Preprocess(plan.job.step))
     [block] = blocks_of(plan)
-    made = Postprocess(plan.job, "run")(predict(block))
+    made = Finish(plan.job, "run")(predict(block))
     assert (len(made), made["error"].to_pylist()) == (1, [None])
     assert (predict.engine.meter.rows, predict.engine.meter.errors) == (0, 0), "it is no row, and nothing failed"
     rows, _ = whole_shard(made, col.ticket_of(made), plan.job, Ledger(open_store(plan.job.output)))
@@ -197,6 +197,6 @@ def test_text_that_is_not_utf8_is_kept_byte_for_byte(classifier, write_parquet, 
 
 def test_an_error_that_is_already_there_keeps_its_row_out_of_postprocess(predicted):
     job, block = predicted(["good", "bad"])
-    made = Postprocess(job, "run")(col.with_errors(block, {0: RowError("late", "x")}))
+    made = Finish(job, "run")(col.with_errors(block, {0: RowError("late", "x")}))
     assert made["error"].to_pylist() == ["late: x", None]
     assert [label is None for label in made["label"].to_pylist()] == [True, False]

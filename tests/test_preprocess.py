@@ -21,7 +21,7 @@ def prepare(classifier, write_parquet, job_for):
         path = write_parquet("in.parquet", pa.table({"text": text}))
         plan = plan_of(job_for("text-classification", classifier, path, **params))
         [block] = blocks_of(plan)
-        return Preprocess(plan.job), block
+        return Preprocess(plan.job.step), block
 
     return make
 
@@ -120,7 +120,7 @@ def test_a_shard_without_rows_has_no_sequences_and_no_error(classifier, write_pa
     job["input"]["where"] = "n > 1"
     plan = plan_of(job)
     [block] = blocks_of(plan)
-    made = Preprocess(plan.job)(block)
+    made = Preprocess(plan.job.step)(block)
     assert made[col.ROW].to_pylist() == [col.EMPTY_ROW]
     assert errors_of(made) == [None], "nothing failed, and the error budget must not count it"
     assert len(col.sequences_of(made, col.INPUT)) == 0
@@ -132,7 +132,7 @@ def test_a_pair_is_one_sequence_and_a_null_on_either_side_is_an_error(classifier
     job["input"]["columns"] = {"text": "a", "text_pair": "b"}
     plan = plan_of(job)
     [block] = blocks_of(plan)
-    preprocess = Preprocess(plan.job)
+    preprocess = Preprocess(plan.job.step)
     made = preprocess(block)
     assert errors_of(made) == [None, "null_input: text_pair is null", "null_input: text is null", None]
     encoded = preprocess.task.tokenizer(["good", "film"], ["movie", "plot"])

@@ -12,7 +12,7 @@ import pytest
 
 from hfbatch.ledger import Ledger
 from hfbatch.model import Predict
-from hfbatch.postprocess import Postprocess
+from hfbatch.postprocess import Finish
 from hfbatch.preprocess import Preprocess
 from hfbatch.sink import Commit
 from hfbatch.source import ReadShard
@@ -39,9 +39,9 @@ def written(encoder, tmp_path_factory):
         "output": {"path": str(folder / "out")},
     }
     plan = plan_of(job, shard_rows=100)
-    read, predict = ReadShard(plan.job), Predict(plan.job, plan.machine, 1, Preprocess(plan.job))
+    read, predict = ReadShard(plan.job), Predict(plan.job.step, plan.machine, 1, Preprocess(plan.job.step))
     Ledger(open_store(plan.job.output)).agree(plan.job.generation, plan.shards, None)
-    postprocess, commit = Postprocess(plan.job, RUN), Commit(plan.job, RUN, 1)
+    postprocess, commit = Finish(plan.job, RUN), Commit(plan.job, RUN, 1)
     for shard in plan.shards:
         refs = [plan.files[piece.path].part(piece.start, piece.stop) for piece in shard.pieces]
         commit(postprocess(predict(read.read(shard, refs))))
@@ -52,8 +52,8 @@ def check_lineage(plan, rows):
     """`rows`: one dict a row, as whatever reader gives them."""
     assert len(rows) == 300
     assert sorted(row["id"] for row in rows) == list(range(300))
-    assert {row["model_id"] for row in rows} == {plan.job.model.id}
-    assert {row["model_revision"] for row in rows} == {plan.job.model.commit}
+    assert {row["model_id"] for row in rows} == {plan.job.step.model.id}
+    assert {row["model_revision"] for row in rows} == {plan.job.step.model.commit}
     assert {row["run_id"] for row in rows} == {RUN}
     logged = {row["parameters"] for row in rows}
     assert len(logged) == 1

@@ -185,7 +185,7 @@ def test_a_field_that_kuberay_does_not_know_is_found(manifests):
 
 
 def test_only_exit_codes_that_a_rerun_helps_are_tried_again(manifests):
-    assert NO_RETRY == (2, 3, 5, 6, 77, 78)
+    assert NO_RETRY == (2, 3, 5, 6, 9, 77, 78)
     found = manifests()
     job, spec = found["Job"]["spec"], found["RayJob"]["spec"]
     moved, final = job["podFailurePolicy"]["rules"]
@@ -257,7 +257,9 @@ def test_a_file_comes_out_of_the_configmap_as_it_went_in(manifests, folder, text
 
 
 def test_what_no_pod_could_use_is_told_at_once(hfbatch, folder):
-    (folder / "job.yaml").write_text(JOB.replace("s3://lab/labels", "out/labels").replace("owner/name", "./model"))
+    gates = "gates: {golden: {path: golden.csv, key: id, min_f1: 0.9}}\n"
+    job = JOB.replace("s3://lab/labels", "out/labels").replace("owner/name", "./model")
+    (folder / "job.yaml").write_text(job + gates)
     code, out, err = hfbatch("schedule", "job.yaml", "--to", "kuberay", "--memory", "lots")
     assert (code, out) == (2, "")
     for told in (
@@ -265,6 +267,7 @@ def test_what_no_pod_could_use_is_told_at_once(hfbatch, folder):
         "--memory lots: is not an amount of memory",
         "output.path: 'out/labels' is a path in this folder, which no pod has",
         "model.id: './model' is a path in this folder",
+        "gates.golden.path: 'golden.csv' is a path in this folder",
         "gpus_per_actor: auto is settled by what a machine has",
         "fix: write actors: a number, or {min: 1, max: 8}",
     ):

@@ -161,6 +161,14 @@ def test_a_job_without_a_required_section_is_refused(missing: str) -> None:
     assert accepts(job_schema(), JOB)
 
 
+def test_steps_stand_in_place_of_task_and_model_and_each_has_its_own_params() -> None:
+    step = {"name": "a", "task": "ner", "model": {"id": "owner/name"}, "params": {"aggregation_strategy": "simple"}}
+    rest = {name: JOB[name] for name in ("input", "output")}
+    assert accepts(job_schema(), rest | {"steps": [step, step | {"name": "b", "where": "a_entities is not None"}]})
+    assert not accepts(job_schema(), rest | {"steps": [step | {"params": {"pooling": "mean"}}]})
+    assert not accepts(job_schema(), rest | {"steps": [{"name": "a", "task": "ner"}]})
+
+
 @pytest.mark.parametrize(
     ("machine", "fits"),
     [

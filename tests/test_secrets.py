@@ -127,7 +127,7 @@ def test_a_signed_address_is_read_and_stands_nowhere_in_the_output(
     assert any(SECRET in query for query in site.queries)
     assert_no_secret_below(tmp_path / "out")
     assert list(plan.files) == [f"{site.url}/a.parquet?***"]
-    assert SECRET not in repr((plan.shards, plan.agreed, plan.conflict, plan.job.identity, plan.job.parameters))
+    assert SECRET not in repr((plan.shards, plan.agreed, plan.conflict, plan.job.identity, plan.job.step.parameters))
 
 
 @pytest.mark.parametrize("etags", [True, False])

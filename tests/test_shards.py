@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfbatch.formats import Block
@@ -50,6 +50,27 @@ def test_another_limit_or_a_changed_file_leaves_good_rows_as_they_are(content, r
     assert known.isdisjoint(inferred)
     dropped = not {shard.id for shard in after}.issuperset(old)
     assert all(shard.staged == (dropped or not before) for shard in after if shard not in before)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(blocks, min_size=1, max_size=4), st.integers(1, 100), st.integers(0, 4), st.data())
+def test_what_was_published_and_holds_good_again_is_carried_over_from_there(content, rows, changed, data):
+    """A file changed, that plan was never published, and the file is as it was again."""
+    files = files_of(content)
+    published = cut(files, Limits(rows, 10**9))
+    changed %= len(files)
+    other = [SourceFile(f.path, "other" if n == changed else f.fingerprint, f.blocks) for n, f in enumerate(files)]
+    committed = {shard.id for shard in published}
+    between = cut(other, Limits(rows, 10**9), basis=Basis(2, published, committed, committed, published=True))
+    committed |= {shard.id for shard in between if data.draw(st.booleans())}
+    redo = {shard.id for shard in published if data.draw(st.booleans())}
+    basis = Basis(3, between, committed, published=True, redo=redo, last=published)
+    back = cut(files, Limits(rows, 10**9), basis=basis)
+    assert rows_of(back) == all_rows(files)
+    inferred = rows_of(shard for shard in back if shard.base is None and shard.id not in committed)
+    known = {row for shard in published if shard.id not in redo for row in rows_of([shard])}
+    assert known.isdisjoint(inferred)
+    assert all(shard.staged for shard in back if shard not in between)
 
 
 def one(name="a", rows=10, version="v"):

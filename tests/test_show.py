@@ -1,6 +1,7 @@
 """Text that people read: folded to a terminal, whole in a pipe, and never with more than was said."""
 
 import json
+from types import SimpleNamespace
 from typing import Literal
 
 import pyarrow as pa
@@ -15,6 +16,8 @@ from hfbatch.tasks.base import Params
 from hfbatch.words import clock, column_type, commit, count, size
 
 LABELS = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))
+
+STEPS = (SimpleNamespace(lineage=lambda name: name),)  # of a job without `steps:`
 
 
 @pytest.fixture
@@ -170,7 +173,7 @@ def test_the_first_rows_are_shown_a_column_a_line_without_lineage(capsys):
             "parameters": ["{}", "{}"],
         }
     )
-    head.show(table)
+    head.show(table, STEPS)
     assert capsys.readouterr().out.splitlines() == [
         "",
         "row 1",
@@ -193,14 +196,14 @@ def test_the_first_rows_are_shown_a_column_a_line_without_lineage(capsys):
 
 def test_the_first_rows_stay_inside_a_terminal(terminal, capsys):
     terminal(60)
-    head.show(pa.table({"a_rather_long_name": ["数据 " * 100], "b": ["word " * 100]}))
+    head.show(pa.table({"a_rather_long_name": ["数据 " * 100], "b": ["word " * 100]}), ())
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert 50 < max(map(cell_len, lines)) <= 60
 
 
 def test_nested_vectors_say_how_many_they_are(capsys):
-    head.show(pa.table({"tokens": pa.array([[[1.0, 2.0], [3.0, 4.0]]], pa.list_(pa.list_(pa.float32(), 2)))}))
+    head.show(pa.table({"tokens": pa.array([[[1.0, 2.0], [3.0, 4.0]]], pa.list_(pa.list_(pa.float32(), 2)))}), ())
     assert "  tokens  2 x 2 x float32: [[1.000, 2.000], [3.000, 4.000]]" in capsys.readouterr().out
 
 

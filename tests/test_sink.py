@@ -11,7 +11,7 @@ from hfbatch import columns as col
 from hfbatch import sink
 from hfbatch.errors import Conflict, Damage, ErrorBudgetExceeded
 from hfbatch.ledger import Ledger
-from hfbatch.postprocess import Postprocess
+from hfbatch.postprocess import Finish
 from hfbatch.records import data_name
 from hfbatch.sink import Commit, in_order
 from hfbatch.source import ReadShard
@@ -38,7 +38,7 @@ def block_of(plan):
     shard = plan.shards[0]
     table = ReadShard(plan.job).read(shard, [plan.files[piece.path] for piece in shard.pieces])
     table = col.with_column(table, col.ERROR, pa.array(["forward_failed: x", "null_input: text is null"][: len(table)]))
-    return Postprocess(plan.job, "run1")(table)
+    return Finish(plan.job, "run1")(table)
 
 
 def test_a_shard_becomes_one_parquet_object_and_one_record(finished):

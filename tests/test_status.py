@@ -43,7 +43,7 @@ def test_an_output_that_has_just_begun_has_nothing_committed(output, tmp_path):
     assert (found["complete"], found["rows_planned"], found["rows_committed"]) == (False, 300, 0)
     assert (found["shards"], found["shards_committed"]) == (3, 0)
     about = {"run_id": RUN, "job": None, "host": "here", "started": None, "exit_code": None}
-    more = "rows rows_changed rows_skipped labels error_share generation model_commit".split()
+    more = "gates published_anyway rows rows_changed rows_skipped labels error_share generation model_commit".split()
     more += [f"files_{what}" for what in ("new", "changed", "skipped", "failed", "removed")]
     assert found["runs"] == [dict.fromkeys([*REPORT, *more]) | about | {"outcome": "killed"}]
     assert found["live"] is None

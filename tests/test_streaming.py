@@ -15,7 +15,7 @@ from hfbatch.isolation import Isolated
 from hfbatch.load import load_job, load_machine
 from hfbatch.model import Predict
 from hfbatch.planner import make_plan
-from hfbatch.postprocess import Postprocess
+from hfbatch.postprocess import Finish
 from hfbatch.preprocess import Preprocess
 from tests.harm import add
 from tests.inline import blocks_of, plan_of
@@ -38,8 +38,8 @@ def plan_for(vit, write_parquet, job_for):
 def predicted(plan, predict=None):
     """The plan's rows as the sink would get them, and the ticket."""
     [block] = blocks_of(plan)
-    made = (predict or Predict(plan.job, plan.machine, 1, Preprocess(plan.job)))(block)
-    return Postprocess(plan.job, "run")(made), col.ticket_of(made)
+    made = (predict or Predict(plan.job.step, plan.machine, 1, Preprocess(plan.job.step)))(block)
+    return Finish(plan.job, "run")(made), col.ticket_of(made)
 
 
 def small_windows(monkeypatch, rows):
@@ -196,7 +196,8 @@ def test_an_image_that_ends_the_process_is_found_and_all_others_have_their_resul
     plan = make_plan(load_job(job), load_machine({}), trust_remote_code=True)
     children = []
     monkeypatch.setattr(isolation, "Child", lambda like: children.append(RealChild(like)) or children[-1])
-    table, ticket = predicted(plan, Isolated(Predict(plan.job, plan.machine, 1, Preprocess(plan.job), gpu=False)))
+    step = plan.job.step
+    table, ticket = predicted(plan, Isolated(Predict(step, plan.machine, 1, Preprocess(step), gpu=False)))
     errors = {row: error.partition(":")[0] for row, error in enumerate(table["error"].to_pylist()) if error}
     assert errors == {3: "bad_image", 70: "crashed_worker"}
     assert table["labels"].null_count == 2

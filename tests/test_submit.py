@@ -71,7 +71,7 @@ def test_submit_sends_the_files_and_ends_as_the_job_does(hfbatch, server, job, t
         *("exec", "python", "arrive.py", f"--hfbatch={version}", "--secret=A_B", "--"),
         *("run", "job.yaml", "--on", "machine.yaml", "--var=x=1", "--set", "address=auto", "--set", "name=nightly"),
     ]
-    assert re.fullmatch(r"nightly-\d{8}T\d{6}-[0-9a-f]{6}", sent["submission_id"])
+    assert re.fullmatch(r"nightly-\d{8}T\d{6}-[0-9a-f]{8}", sent["submission_id"])
     about = {"hfbatch_version": version, "hfbatch_job": "nightly", "hfbatch_output": "s3://bucket/out"}
     assert sent["metadata"] == about
     assert sent["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "45"}
@@ -132,7 +132,7 @@ def test_no_wait_prints_the_id_and_how_to_follow_it(hfbatch, server, job):
     [
         ({"status": "SUCCEEDED"}, 0),
         ({"status": "STOPPED", "driver_exit_code": None}, 143),
-        *(({"status": "FAILED", "driver_exit_code": code}, code) for code in (1, 2, 3, 4, 5, 6, 70, 74, 75, 77, 78)),
+        *(({"status": "FAILED", "driver_exit_code": code}, code) for code in (1, 2, 3, 4, 5, 6, 9, 70, 74, 75, 77, 78)),
         ({"status": "FAILED", "driver_exit_code": -9}, 137),
         ({"status": "FAILED", "driver_exit_code": 127}, 70),
         ({"status": "FAILED", "driver_exit_code": None, "error_type": "JOB_SUPERVISOR_ACTOR_DIED"}, 4),

@@ -20,7 +20,7 @@ def plan(classifier, write_parquet, job_for, tmp_path, monkeypatch):
 
 
 def test_a_pace_is_that_of_the_last_of_growing_parts(plan):
-    predict, seen = Predict(plan.job, plan.machine, 1, Preprocess(plan.job)), []
+    predict, seen = Predict(plan.job.step, plan.machine, 1, Preprocess(plan.job.step)), []
     rows = draw(plan, 120).table
 
     def step(part):

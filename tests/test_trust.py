@@ -21,8 +21,9 @@ from hfbatch.errors import AccessRefused, SpecError
 from hfbatch.job import Source, load_task
 from hfbatch.load import load_job, load_machine
 from hfbatch.loading import load_model
+from hfbatch.modelspec import ModelSpec
 from hfbatch.planner import Plan, make_plan
-from hfbatch.spec import JobSpec, ModelSpec
+from hfbatch.spec import JobSpec
 from hfbatch.trust import TrustRefused, check_trust, code_repositories
 from tests import console, models
 from tests.fake_hub import fake_hub
@@ -135,7 +136,7 @@ def test_code_of_a_directory_runs_with_key_and_consent(job: dict[str, Any], sent
     assert sentinel.read_text() == "1"
     import torch
 
-    model = load_model(plan.job, plan.job.make_task(), torch.device("cpu"))
+    model = load_model(plan.job.step, plan.job.step.make_task(), torch.device("cpu"))
     assert type(model).__name__ == "HomemadeModel"
 
 
@@ -147,7 +148,7 @@ def test_a_model_that_transformers_knows_is_loaded_without_the_code_beside_it(
     import torch
 
     plan = plan_of(job)
-    model = load_model(plan.job, plan.job.make_task(), torch.device("cpu"))
+    model = load_model(plan.job.step, plan.job.step.make_task(), torch.device("cpu"))
     assert type(model).__name__ == "BertForSequenceClassification"
     assert not sentinel.exists()
     job["model"]["trust_remote_code"] = True
@@ -176,11 +177,12 @@ def test_code_of_another_repository_runs_at_code_revision(
 def test_the_commit_of_the_code_is_part_of_the_generation(job: dict[str, Any], sentinel: Path) -> None:
     job["model"]["trust_remote_code"] = True
     trusting = plan_of(job, consent=True).job
-    other = replace(trusting, model=replace(trusting.model, code_revision=FULL))
-    assert trusting.identity["remote_code"] == trusting.model.commit
+    step = replace(trusting.step, model=replace(trusting.step.model, code_revision=FULL))
+    other = replace(trusting, steps=(step,))
+    assert trusting.identity["remote_code"] == trusting.step.model.commit
     assert other.identity["remote_code"] == FULL
     assert other.generation != trusting.generation
-    assert json.loads(other.parameters)["remote_code"] == FULL
+    assert json.loads(step.parameters)["remote_code"] == FULL
 
 
 def test_the_commands_refuse_with_everything_that_is_missing(

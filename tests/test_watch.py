@@ -68,16 +68,18 @@ def test_a_rate_is_counted_from_the_first_batch_and_gives_the_time_left(plan):
     assert progress.eta_s == pytest.approx(30, rel=0.02)
 
 
-def test_once_a_shard_is_through_the_time_of_the_whole_run_is_foreseen(plan):
-    watch = watching(None, plan)
-    watch._first, watch.lease.started = time.monotonic() - 10, time.time() - 15
-    watch._show(Snapshot({"a": meter(0, 500)}))
+def test_once_two_shards_are_through_the_time_of_the_whole_run_is_foreseen_from_the_second(plan, monkeypatch):
+    watch, clock = watching(None, plan), [1000.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    watch.lease.started = 985.0
+    watch._show(Snapshot({"a": meter(0, 300)}))
+    watch._show(Snapshot({"a": meter(0, 500), "shards": {"rows": 400, "errors": 0}}))  # at first all was slow
     assert watch.foreseen is None
-    watch._show(Snapshot({"a": meter(0, 500), "shards": {"rows": 400, "errors": 0}}))
-    seconds, by = watch.foreseen
-    assert (seconds, by) == (pytest.approx(15 + 30, rel=0.02), "first shard")
-    watch._show(Snapshot({"a": meter(0, 900), "shards": {"rows": 800, "errors": 0}}))
-    assert watch.foreseen == (seconds, by)
+    clock[0] += 5
+    watch._show(Snapshot({"a": meter(0, 1000), "shards": {"rows": 800, "errors": 0}}))
+    assert watch.foreseen == (pytest.approx(15 + 5 + 15), "first shards")  # 1,200 of 2,000 rows left, 80 a second
+    watch._show(Snapshot({"a": meter(0, 1500), "shards": {"rows": 1200, "errors": 0}}))
+    assert watch.foreseen[0] == pytest.approx(35)
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from hfbatch.errors import AccessRefused, StorageError
 from hfbatch.hub import ModelProblem, PinnedModel, fetch, resolve_model
 from hfbatch.load import load_job, load_machine
 from hfbatch.loading import load_model
+from hfbatch.modelspec import ModelSpec
 from hfbatch.planner import make_plan
-from hfbatch.spec import ModelSpec
 from tests.fake_hub import FakeHub, fake_hub
 
 PICKLED = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
@@ -63,7 +63,7 @@ def load(write_parquet: Callable[..., Path], job_for: Callable[..., dict[str, An
     def loaded(**keys: Any) -> Any:
         job = job_for("text-classification", model, write_parquet("in/a.parquet", {"text": ["good"]}))
         job["model"] |= keys
-        made = make_plan(load_job(job), load_machine(None)).job
+        made = make_plan(load_job(job), load_machine(None)).job.step
         return load_model(made, made.make_task(), torch.device("cpu"))
 
     return loaded
@@ -138,7 +138,7 @@ def test_a_file_cut_short_in_the_cache_is_named_with_the_way_out(
 ) -> None:
     hub.commit("owner/name", classifier)
     job = job_for("text-classification", Path("owner/name"), write_parquet("in/a.parquet", {"text": ["good"]}))
-    made = make_plan(load_job(job), load_machine(None)).job
+    made = make_plan(load_job(job), load_machine(None)).job.step
     blob = (Path(made.fetch_model()) / "model.safetensors").resolve()
     blob.write_bytes(blob.read_bytes()[:-9])
     with pytest.raises(StorageError, match=r"weights of owner/name, is damaged or cut short; fetch it again"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -12,10 +12,11 @@ from hfbatch.cli import text
 from hfbatch.words import column_type, count
 
 if TYPE_CHECKING:
+    from hfbatch.job import Step
     from hfbatch.ledger import Ledger
     from hfbatch.planner import Plan
 
-LINEAGE = frozenset({"model_id", "model_revision", "parameters", "run_id"})  # the same in all rows; the report has it
+MODEL_LINEAGE = ("model_id", "model_revision", "parameters")  # as job.py has it, which this is quicker without
 _SHOWN = 3  # of a list
 _AT_ONCE = 16  # commit records read together
 
@@ -49,9 +50,10 @@ def as_data(table: pa.Table) -> list[dict[str, Any]]:
     return [{name: _finite(value) for name, value in row.items()} for row in table.to_pylist()]
 
 
-def show(table: pa.Table) -> None:
+def show(table: pa.Table, steps: Sequence[Step]) -> None:
     """The rows without their lineage, which the report above them names."""
-    names = [name for name in table.column_names if name not in LINEAGE]
+    lineage = {"run_id", *(step.lineage(name) for step in steps for name in MODEL_LINEAGE)}
+    names = [name for name in table.column_names if name not in lineage]
     types = {name: table.schema.field(name).type for name in names}
     for number, row in enumerate(table.select(names).to_pylist(), start=1):
         text.out(f"\n{text.bold(f'row {number}')}\n{_block(row, types)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,21 @@ import typer
 from hfbatch import tasks
 from hfbatch.access import redact, redact_all
 from hfbatch.cli import ending, show
-from hfbatch.cli.root import Head, JobFile, Json, NewGeneration, On, Set, Trust, Var, Wait, app, lines, read_files
+from hfbatch.cli.root import (
+    Anyway,
+    Head,
+    JobFile,
+    Json,
+    NewGeneration,
+    On,
+    Set,
+    Trust,
+    Var,
+    Wait,
+    app,
+    lines,
+    read_files,
+)
 from hfbatch.cli.text import out, out_json
 from hfbatch.errors import Conflict, Problem, SpecError
 from hfbatch.trust import check_trust
@@ -41,6 +56,7 @@ def run(
     set_: Set = None,
     new_generation: NewGeneration = False,
     trust_remote_code: Trust = False,
+    publish_anyway: Anyway = False,
     wait: Wait = False,
     head: Head = 0,
     json_: Json = False,
@@ -55,9 +71,10 @@ def run(
 
     def make() -> Plan:
         with uncollected():
-            return make_plan(
+            made = make_plan(
                 spec, machine, new_generation=new_generation, trust_remote_code=trust_remote_code, begin=begin
             )
+            return replace(made, publish_anyway=publish_anyway)
 
     with early_start(machine) as begin:
         plan, report = run_in_turn(make, watched_run, ending.say if wait else None)
@@ -67,7 +84,7 @@ def run(
         return
     show.report(report)
     if first is not None:
-        rows.show(first)
+        rows.show(first, plan.job.steps)
 
 
 def watched_run(plan: Plan) -> RunReport:
@@ -147,7 +164,8 @@ def check(job: JobFile, on: On = None, var: Var = None, set_: Set = None, json_:
         out_json({"job": written, "machine": machine.model_dump(mode="json")})
     else:
         paths = redact(", ".join(spec.input.paths))
-        out(f"{job}: ok: {spec.task} with {spec.model.id} over {paths} into {spec.output.path}")
+        done = ", then ".join(f"{step.task} with {step.model.id}" for step in spec.each)
+        out(f"{job}: ok: {done} over {paths} into {spec.output.path}")
 
 
 @app.command("tasks", epilog=lines("Examples", "hfbatch tasks", "hfbatch tasks text-classification"))

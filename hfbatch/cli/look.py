@@ -42,7 +42,7 @@ def preview(
         out_json({"job": plan.job.name, "rows": head.as_data(found)})
         return
     out(bold(f"preview of {plan.job.name}") + ", nothing is written")
-    head.show(found)
+    head.show(found, plan.job.steps)
 
 
 @app.command(

@@ -35,6 +35,7 @@ EXIT_CODES = lines(
     "4  incomplete: run again                 77  credentials or trust refused",
     "5  the output was made by another spec   78  the store is not safe",
     "6  the output is damaged: repair it      130, 143  interrupted: run again",
+    "9  the gates are not passed",
 )
 
 app = typer.Typer(
@@ -66,6 +67,9 @@ NewGeneration = Annotated[
 ]
 Trust = Annotated[
     bool, typer.Option("--trust-remote-code", help="allow what model.trust_remote_code asks for: you have read it")
+]
+Anyway = Annotated[
+    bool, typer.Option("--publish-anyway", help="publish though gates are not passed; the report will say so")
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="where another run is at work on the output, wait for its end")]
 Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="an output folder, any fsspec URL", show_default=False)]

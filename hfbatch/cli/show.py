@@ -16,6 +16,7 @@ from hfbatch.tasks.base import Task
 from hfbatch.words import column_type, commit, count, size
 
 if TYPE_CHECKING:
+    from hfbatch.job import Step
     from hfbatch.planner import Plan
     from hfbatch.report import RunReport
 
@@ -30,16 +31,25 @@ def report(report: RunReport) -> None:
     errors = ", ".join(f"{code} {failed:,}" for code, failed in report.errors.items())
     rows = [
         ("outcome", report.outcome.replace("_", " ")),
-        ("model", f"{report.model_id} @ {commit(report.model_revision)}"),
+        *_models(report),
         ("rows", f"{report.rows:,} in the output: {report.rows_new:,} new, {done_before:,} already committed"),
         ("errors", f"{report.rows_failed:,}" + (f" ({errors})" if errors else "")),
+        *([("guardrails", report.guarded)] if report.guarded else []),
         ("shards", f"{report.shards:,}, {report.shards_new:,} new"),
         *_files(report),
+        *_gates(report),
     ]
     if report.rows_new:
         rows += _speed(report) + _predicted(report)
     rows.append(("output", f"{report.output}/data/{'**/' if report.partition_by else ''}*.parquet"))
     out(bold(f"{report.job} {report.run_id}".rstrip()) + "\n" + facts(rows))
+
+
+def _models(report: RunReport) -> list[tuple[str, str]]:
+    """The model, or what each step did."""
+    if report.steps:
+        return [("steps", "\n".join(map(str, report.steps)))]
+    return [("model", f"{report.model_id} @ {commit(report.model_revision)}")]
 
 
 def _files(report: RunReport) -> list[tuple[str, str]]:
@@ -49,6 +59,15 @@ def _files(report: RunReport) -> list[tuple[str, str]]:
     failed = f"; {report.files_failed:,} not committed" if report.files_failed else ""
     gone = f"; {report.files_removed:,} gone from the input, and their rows with them" if report.files_removed else ""
     return [("files", f"{report.files:,}: {told}{failed}{gone}")] if report.files else []
+
+
+def _gates(report: RunReport) -> list[tuple[str, str]]:
+    """Each gate with what was found and asked, those that are not passed first."""
+    failed = [f"not passed: {gate}" for gate in report.gates if not gate.passed]
+    told = [*failed, *(str(gate) for gate in report.gates if gate.passed)]
+    if report.published_anyway:
+        told.insert(0, "published anyway, as --publish-anyway said")
+    return [("gates", "\n".join(told))] if told else []
 
 
 def _speed(report: RunReport) -> list[tuple[str, str]]:
@@ -64,6 +83,7 @@ def _speed(report: RunReport) -> list[tuple[str, str]]:
             "padding",
             f"{report.padding_share:.1%} of {count(report.padded_tokens, 'token')}, in {batches}; {report.layout}",
         ),
+        *([("reused", report.reuse)] if report.reuse else []),
         ("forward", f"{report.forward_share:.1%} of the time between the first and the last batch"),
         ("seconds", f"{took.total:.1f} in all: start {took.start:.1f} (model load {took.model_load:.1f}), {split}"),
         ("memory", f"peak {size(report.peak_memory_bytes)} a model process{gpu}"),
@@ -75,7 +95,7 @@ def _predicted(report: RunReport) -> list[tuple[str, str]]:
     """What was expected of the run, beside what it took."""
     if report.predicted_s is None:
         return []
-    by = {"plan": "by `plan --sample`", "former run": "by the run before", "first shard": "after the first shard"}
+    by = {"plan": "by `plan --sample`", "former run": "by the run before", "first shards": "after the first shards"}
     off = report.predicted_s / report.seconds.total - 1
     told = f"{report.predicted_s:.1f} s {by.get(report.predicted_by, '')}; it took {report.seconds.total:.1f} s"
     return [("predicted", f"{told}, the prediction was {abs(off):.0%} {'over' if off > 0 else 'under'}")]
@@ -86,20 +106,31 @@ def plan(plan: Plan) -> None:
     job, written = plan.job, facts((entry.name, column_type(entry.type)) for entry in plan.job.output_schema)
     rows = [
         ("task", job.task),
-        ("params", json.dumps(dict(job.params), ensure_ascii=False)),
-        ("model", f"{job.model.id} @ {commit(job.model.commit)}"),
-        ("dtype", job.dtype),
+        *(fact for step in job.steps for fact in _step(step)),
         ("input", f"{count(len(plan.files), 'file')}, {_rows(plan)}: {redact(', '.join(plan.spec.input.paths))}"),
-        ("reads", ", ".join(f"{name} from {column}" for name, column in job.reads.items())),
         ("where", job.where or "all rows"),
         ("output", f"{job.output}/data/{'**/' if job.partition_by else ''}*.parquet"),
         ("columns", written),
+        *([("gates", ", ".join(plan.spec.gates.model_dump(exclude_unset=True)))] if plan.spec.gates else []),
+        *([("guardrails", ", ".join(job.guards.identity))] if job.guards else []),
         ("shards", f"{len(plan.shards):,}, {len(plan.done):,} committed"),
         ("generation", job.generation[:8]),
         ("machine", _machine(plan)),
         ("state", _state(plan)),
     ]
     out(bold(f"plan of {job.name}") + "\n" + facts(rows))
+
+
+def _step(step: Step) -> list[tuple[str, str]]:
+    """What one model does; of several under the step's name."""
+    rows = [
+        ("params", json.dumps(dict(step.params), ensure_ascii=False)),
+        ("model", f"{step.model.id} @ {commit(step.model.commit)}"),
+        ("dtype", step.dtype),
+        ("reads", ", ".join(f"{name} from {column}" for name, column in step.reads.items())),
+        *([("only where", step.where)] if step.where else []),
+    ]
+    return [("step", f"{step.name}: {step.task}"), *rows] if step.name else rows
 
 
 def _rows(plan: Plan) -> str:
@@ -193,6 +224,7 @@ def _kind(about: Mapping[str, Any]) -> str:
 def plan_as_data(plan: Plan) -> dict[str, Any]:
     """All of a plan as plain data."""
     job = plan.job
+    models = [{"id": step.model.id, "revision": step.model.revision, "commit": step.model.commit} for step in job.steps]
     shards = [
         {"id": s.id, "rows": s.rows, "committed": s.id in plan.done, "pieces": [vars(piece) for piece in s.pieces]}
         for s in plan.shards
@@ -201,7 +233,8 @@ def plan_as_data(plan: Plan) -> dict[str, Any]:
         "job": job.name,
         "generation": job.generation,
         "identity": job.identity,
-        "model": {"id": job.model.id, "revision": plan.spec.model.revision, "commit": job.model.commit},
+        "model": models[0],
+        "models": models,
         "machine": plan.machine.model_dump(mode="json"),
         "files": sorted(plan.files),
         "rows": plan.rows,

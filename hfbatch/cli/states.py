@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hfbatch.cli.text import bold, facts, one_line, out, table
+from hfbatch.records import steps_in
 from hfbatch.words import commit, count, size
 
 _TOP = 3  # labels of a run
@@ -26,18 +27,38 @@ def line(text: str) -> None:
 def status(found: Mapping[str, Any]) -> None:
     """An output folder and its runs."""
     done, planned = found["rows_committed"], found["rows_planned"]
-    state = "complete" if found["complete"] else "not complete; the command that made it resumes it"
+    steps = steps_in(found["identity"])
     rows = [
-        ("state", state if found["live"] is None else "a run is at work"),
+        ("state", _state(found) if found["live"] is None else "a run is at work"),
+        *_gates(found["runs"]),
         *([("at work", _at_work(found["live"]))] if found["live"] else []),
         ("rows", f"{done:,} committed of {planned:,} planned, {found['rows_failed']:,} with an error"),
         ("shards", f"{found['shards_committed']:,} of {found['shards']:,}"),
-        ("task", found["identity"].get("task", "unknown")),
-        ("model commit", commit(found["identity"].get("model_commit", "unknown"))),
+        ("task", ", ".join(step.get("task", "unknown") for step in steps)),
+        ("model commit", ", ".join(commit(step.get("model_commit", "unknown")) for step in steps)),
     ]
     names = ("started (UTC)", "outcome", "exit", "rows", "errors", "share", "rows/s", "model", "labels")
     runs = table(names, [_run(run) for run in found["runs"]], right=names[2:7])
     out(f"{bold(found['output'])}\n{facts(rows)}\n\n{runs}")
+
+
+def _state(found: Mapping[str, Any]) -> str:
+    if found["complete"]:
+        return "complete"
+    if not found["runs"] or found["runs"][-1]["outcome"] != "gates_failed":
+        return "not complete; the command that made it resumes it"
+    stays = f"what run {found['published']} published stays" if found["published"] else "nothing ever was"
+    return f"not published, as gates are not passed; {stays}"
+
+
+def _gates(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Of the newest run: how many gates it passed, and the others with what was found and asked."""
+    from hfbatch.report import Gate
+
+    gates = [Gate(**gate) for gate in (runs[-1]["gates"] or ())] if runs else []
+    failed = [one_line(str(gate)) for gate in gates if not gate.passed]
+    told = [f"{len(gates) - len(failed)} of {len(gates)} passed", *(f"not passed: {gate}" for gate in failed)]
+    return [("gates", "\n".join(told))] if gates else []
 
 
 def _at_work(live: Mapping[str, Any]) -> str:

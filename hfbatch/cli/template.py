@@ -13,7 +13,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from hfbatch.kinds import describe
-from hfbatch.spec import ErrorsSpec, InputSpec, JobSpec, ModelSpec, OutputSpec
+from hfbatch.modelspec import ModelSpec
+from hfbatch.origin import Spec
+from hfbatch.spec import ErrorsSpec, InputSpec, JobSpec, OutputSpec
 from hfbatch.tasks.base import Task
 
 _WORD = re.compile(r"[A-Za-z_][\w.-]*")
@@ -41,6 +43,9 @@ def job_file(task: type[Task], path: str | None = None, name: str | None = None)
         *_section("params", task.Params, {key: _scalar(value) for key, value in _shown(task, name).items()}),
         *_section("output", OutputSpec, {"path": f"out/{job}"}),
         *_section("errors", ErrorsSpec, {}),
+        *_entry("dedupe", "false", _about(JobSpec, "dedupe")),
+        *_entry("gates", "null", _about(JobSpec, "gates")),
+        *_entry("guardrails", "null", _about(JobSpec, "guardrails")),
         *_entry("vars", "{}", _about(JobSpec, "vars")),
     ]
     return "\n".join(lines) + "\n"
@@ -88,7 +93,7 @@ def _section(
     name: str, model: type[BaseModel], values: Mapping[str, str], below: Mapping[str, list[str]] | None = None
 ) -> list[str]:
     """A section's keys with `values` or their defaults; `below`: lines that are a key's value."""
-    about = inspect.getdoc(model) if model.__module__ == JobSpec.__module__ else _about(JobSpec, name)
+    about = inspect.getdoc(model) if issubclass(model, Spec) else _about(JobSpec, name)
     lines, below = _entry(name, "" if model.model_fields else "{}", _sentence(about or "")), below or {}
     for key, info in model.model_fields.items():
         written = "" if key in below else values.get(key) or _scalar(info.get_default(call_default_factory=True))

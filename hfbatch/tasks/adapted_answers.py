@@ -186,24 +186,3 @@ class AnyToAny(Adapted):
     def split(self, answer: Any) -> tuple[Any, Files]:
         """The text alone: the chat is in the input."""
         return {"generated_text": answer[0]["generated_text"]}, {}
-
-
-class Decision(Adapted):
-    """decision: answers to questions with given options, by the probabilities of their labels.
-
-    reads   request  text, or JSON of the request that the model's decision_config.json describes
-    writes  result   JSON: question -> answer
-    """
-
-    name = "decision"
-    autos = ("AutoModelForDecision", "AutoModelForCausalLM", "AutoModelForImageTextToText")
-    needs = ("tokenizer",)
-    parts = ("tokenizer", "processor")
-    reads = pa.schema([("request", TEXT)])
-    streams = False
-    Params = Params
-
-    def request(self, row: dict[str, Any], media: list[Any]) -> Any:
-        """Text, or what it holds as JSON."""
-        text = row["request"].strip()
-        return from_json("request", text, dict) if text.startswith("{") else row["request"]

@@ -145,6 +145,11 @@ class Task(ABC):
         """The checkpoint's tokenizer."""
         return self.checkpoint.tokenizer
 
+    @property
+    def random(self) -> bool:
+        """Whether a result depends on the row's KEY too: equal rows then have results of their own."""
+        return self.keyed
+
     @classmethod
     def params_in_name(cls, name: str) -> Mapping[str, Any]:
         """What a name that fits `pattern` says about params."""

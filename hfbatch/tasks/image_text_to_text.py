@@ -145,6 +145,11 @@ class ImageTextToText(Task):
             raise ValueError("params.system names columns, which goes with params.prompt alone: write it there")
         return pa.schema([image, ("messages", MESSAGES)]) if found == ["messages"] else cls.reads
 
+    @property
+    def random(self) -> bool:
+        """Where it samples."""
+        return self.generator.samples
+
     def writes(self) -> pa.Schema:
         """The text and how it came to its end; lists where a row has several texts."""
         several = self.generator.texts > 1

@@ -73,6 +73,11 @@ class ImageToText(Task):
             raise ValueError(f"params.max_new_tokens: it has positions for {room} new tokens behind params.prompt")
         self.generator = Generator(params, checkpoint, below={"max_new_tokens": min(_NEW_TOKENS, room)}, above=ids)
 
+    @property
+    def random(self) -> bool:
+        """Where it samples."""
+        return self.generator.samples
+
     def writes(self) -> pa.Schema:
         """The caption; a list where a row has several."""
         return pa.schema([("generated_text", pa.list_(pa.string()) if self.generator.texts > 1 else pa.string())])

@@ -77,6 +77,11 @@ class Rewriting(Task):
         """Continuous batching, or why not."""
         return self.rewriter.generator.way
 
+    @property
+    def random(self) -> bool:
+        """Where it samples."""
+        return self.rewriter.generator.samples
+
     def writes(self) -> pa.Schema:
         """The text, a list where a row has several."""
         return self.rewriter.writes(self.writes_text)

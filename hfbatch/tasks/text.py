@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from pydantic import Field, PositiveInt
 from hfbatch.errors import RowError
 from hfbatch.sequences import Array, Column, Ragged, Sequences
 from hfbatch.tasks.base import Params
+from hfbatch.tokens import encoded
 
 # Their position ids start at padding_idx + 1, so that many of max_position_embeddings are never used.
 _POSITIONS_AFTER_PADDING = frozenset(
@@ -67,7 +69,8 @@ def tokenise(tokenizer: Any, config: Any, params: TextParams, texts: list[str]) 
     whole = texts
     if limit is not None:
         texts = [beginning(tokenizer, text, limit) for text in whole]
-    ids, types = _encode(tokenizer, [text if len(text) <= MOST_CHARACTERS else "" for text in texts])
+    short = [text if len(text) <= MOST_CHARACTERS else "" for text in texts]
+    ids, types = encoded(tokenizer, short, partial(_encode, tokenizer))
     lengths = np.fromiter((len(item) for item in ids), dtype=np.int64, count=len(ids))
     over = np.flatnonzero(lengths > limit) if limit is not None else np.zeros(0, dtype=np.int64)
     errors: dict[int, RowError] = {}

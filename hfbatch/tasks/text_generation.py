@@ -136,6 +136,11 @@ class TextGeneration(Task):
             raise ValueError("there are both, prompt and messages: name the one to read")
         return pa.schema([("messages", MESSAGES)]) if found == ["messages"] else cls.reads
 
+    @property
+    def random(self) -> bool:
+        """Where it samples."""
+        return self.generator.samples
+
     def writes(self) -> pa.Schema:
         """The text and how it came to its end; lists where a row has several texts."""
         several = self.generator.texts > 1

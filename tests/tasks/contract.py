@@ -71,8 +71,8 @@ def check_schema_order_and_lineage(case: Case, plan, output: pa.Table) -> None:
     assert output.schema.equals(plan.job.output_schema)
     assert output["id"].to_pylist() == list(range(len(output)))
     assert output["error"].null_count == len(output)
-    assert set(output["model_revision"].to_pylist()) == {plan.job.model.commit}
-    assert plan.job.model.commit.startswith("sha256:")
+    assert set(output["model_revision"].to_pylist()) == {plan.job.step.model.commit}
+    assert plan.job.step.model.commit.startswith("sha256:")
     logged = {json.loads(text)["task"] for text in output["parameters"].to_pylist()}
     assert logged == {tasks.find(case.task).name}
     assert json.loads(output["parameters"][0].as_py())["params"].items() >= case.params.items()

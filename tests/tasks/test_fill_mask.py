@@ -51,7 +51,7 @@ def test_a_mask_that_is_cut_off_is_told_apart_from_none(masked, write_parquet, j
 def test_the_most_that_a_row_may_take_counts_whole_texts(masked, write_parquet, job_for):
     texts = ["acting " * 61 + "[MASK]"]
     plan = plan_of(job_for("fill-mask", masked, write_parquet("in.parquet", {"text": texts}), top_k=20))
-    assert run_inline(plan)["predictions"].nbytes < plan.job.make_task().max_bytes_per_row()
+    assert run_inline(plan)["predictions"].nbytes < plan.job.step.make_task().max_bytes_per_row()
 
 
 def test_a_target_without_a_token_is_a_spec_error(masked, write_parquet, job_for):

@@ -62,7 +62,7 @@ def test_the_most_that_a_row_may_take_counts_every_label(tmp_path):
     for params, least in (({}, 0), ({"top_k": None}, 10_000)):
         plan = plan_of(Case("text-classification", model, {"text": ["good"]}, params).job(tmp_path))
         column = run_inline(plan)["labels" if params else "label"]
-        assert least < column.nbytes < plan.job.make_task().max_bytes_per_row()
+        assert least < column.nbytes < plan.job.step.make_task().max_bytes_per_row()
 
 
 def test_a_text_beside_an_empty_one_stands_alone(classifier, tmp_path):

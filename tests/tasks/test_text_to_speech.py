@@ -45,7 +45,7 @@ def waves(output: pa.Table) -> list[np.ndarray]:
 
 def torch_seeds(plan) -> list[int]:
     """What a user would give torch.manual_seed for each row, to hear the same."""
-    seed = plan.job.params["seed"]
+    seed = plan.job.step.params["seed"]
     keys = [key for b in blocks_of(plan) for key in columns.keys(columns.ticket_of(b), b[columns.ROW].to_numpy())]
     return [int(np.random.SeedSequence([seed, int(key)]).generate_state(1, np.uint64)[0]) for key in keys]
 
@@ -88,7 +88,7 @@ def test_a_seed_gives_the_same_sound_in_any_shard_and_another_seed_another(zoo, 
     torch.manual_seed(1)  # what torch would draw from has no say
     assert once == run_inline(plan_of(job))["audio"]
     assert once[0] != run_inline(plan_of({**job, "params": {"seed": 6}}))["audio"][0]
-    drawn = [plan_of({**job, "params": {}}).job.params["seed"] for _ in range(2)]
+    drawn = [plan_of({**job, "params": {}}).job.step.params["seed"] for _ in range(2)]
     assert drawn[0] == drawn[1] is not None
 
 
