@@ -217,9 +217,11 @@ def _end_with_parent() -> None:
 def _with_marks(table: pa.Table, made: Parts) -> pa.Table:
     """`table` with what the parts say of rows beside sequences and errors (see columns.SAME); null where rows died."""
     marks = [part.select([name for name in part.column_names if name.startswith(_MARKS)]) for _, part in made]
-    whole = pa.concat_tables(marks, promote_options="default") if marks else table.select([])
+    if not any(part.column_names for part in marks):
+        return table
+    whole = pa.concat_tables(marks, promote_options="default")
     source = np.full(len(table), -1, dtype=np.int64)
-    source[np.concatenate([rows for rows, _ in made]) if made else []] = np.arange(len(whole))
+    source[np.concatenate([rows for rows, _ in made])] = np.arange(len(whole))
     for name in whole.column_names:
         table = col.with_column(table, name, whole[name].take(pa.array(source, mask=source < 0)))
     return table
