@@ -169,7 +169,7 @@ def test_a_stopped_run_ends_the_child_at_once_even_one_that_hangs(plan_for):
     plan = plan_for(["good", "w"])
     [block] = blocks_of(plan)
     predict = predict_for(plan)
-    begun, predict.report = time.monotonic(), report
+    begun, predict.engine.report = time.monotonic(), report
     with pytest.raises(Stopped):
         Isolated(predict)(block)
     assert multiprocessing.active_children() == []
