@@ -299,7 +299,11 @@ def test_an_input_without_rows_is_a_success_without_files(tmp_path, classifier, 
     assert hfbatch.run(job).outcome == "nothing_to_do"
 
 
-@pytest.mark.parametrize("machine", [{"cpu_steps": "tasks", "max_batch_rows": 3}, {"actors": 2}], ids=str)
+@pytest.mark.parametrize(
+    "machine",
+    [{"cpu_steps": "tasks", "max_batch_rows": 3}, pytest.param({"actors": 2}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_the_machine_never_changes_a_prediction(job, tmp_path, machine):
     hfbatch.run(job, on={**MACHINE, **machine})
     check_same_as_inline(job, output_of(tmp_path))
