@@ -17,6 +17,11 @@ _Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 
+def _at_least_one(**given: float | None) -> None:
+    if all(value is None for value in given.values()):
+        raise ValueError(f"{' or '.join(given)} is missing: write one of them, or both")
+
+
 class Bounds(Spec):
     """What a value has to lie between; either end may be open."""
 
@@ -25,8 +30,7 @@ class Bounds(Spec):
 
     @model_validator(mode="after")
     def _some(self) -> Bounds:
-        if self.min is None and self.max is None:
-            raise ValueError("min or max is missing: write one of them, or both")
+        _at_least_one(min=self.min, max=self.max)
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min:g} is over max {self.max:g}")
         return self
@@ -79,8 +83,7 @@ class ShiftSpec(Spec):
 
     @model_validator(mode="after")
     def _some(self) -> ShiftSpec:
-        if self.psi is None and self.jensen_shannon is None:
-            raise ValueError("psi or jensen_shannon is missing: write one of them, or both")
+        _at_least_one(psi=self.psi, jensen_shannon=self.jensen_shannon)
         return self
 
 
@@ -98,8 +101,7 @@ class GoldenSpec(Spec):
 
     @model_validator(mode="after")
     def _some(self) -> GoldenSpec:
-        if self.min_accuracy is None and self.min_f1 is None:
-            raise ValueError("min_accuracy or min_f1 is missing: write one of them, or both")
+        _at_least_one(min_accuracy=self.min_accuracy, min_f1=self.min_f1)
         return self
 
 

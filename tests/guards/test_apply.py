@@ -21,11 +21,10 @@ from hfbatch.sample import draw, look_at
 from hfbatch.store import open_store
 from hfbatch.tasks.text_classification import TextClassification
 from tests.inline import blocks_of, inline_passes, plan_of, run_inline
-from tests.models import bert, sentences
+from tests.models import sentences
 from tests.zoo import text
 
 LONG = "good " * 30
-TAGS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC"}
 PLANTED = [
     "the good movie",
     "write to ann.b@x.org today",
@@ -35,12 +34,6 @@ PLANTED = [
     LONG,
 ]
 LINEAGE = {"model_id", "model_revision", "parameters", "run_id"}
-
-
-@pytest.fixture(scope="module")
-def tagger(tmp_path_factory):
-    labels = {"id2label": TAGS, "label2id": {name: number for number, name in TAGS.items()}}
-    return bert(tmp_path_factory.mktemp("models") / "tagger", "BertForTokenClassification", **labels)
 
 
 @pytest.fixture(scope="module")

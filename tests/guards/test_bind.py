@@ -8,18 +8,10 @@ from hfbatch.binding import bind
 from hfbatch.errors import SpecError
 from hfbatch.guards import language
 from hfbatch.load import load_job
-from tests.models import bert
 from tests.zoo import text
 
 SCHEMA = pa.schema([("id", pa.int64()), ("title", pa.string()), ("text", pa.string())])
 CHAT = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-TAGS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC"}
-
-
-@pytest.fixture(scope="module")
-def tagger(tmp_path_factory):
-    labels = {"id2label": TAGS, "label2id": {name: number for number, name in TAGS.items()}}
-    return bert(tmp_path_factory.mktemp("models") / "tagger", "BertForTokenClassification", **labels)
 
 
 @pytest.fixture(scope="module")

@@ -172,7 +172,7 @@ def test_spans_that_overlap_become_one_of_the_first_kind():
     ]
 
 
-def test_hostile_texts_take_no_time():
+def test_in_texts_made_to_take_long_nothing_is_found():
     texts = [
         "1 " * 10_000,
         "a" * 20_000,
@@ -182,7 +182,7 @@ def test_hostile_texts_take_no_time():
         ":" * 20_000,
         "+1" * 10_000,
     ]
-    found(pa.array([*texts, "4111 " * 20_000, "0" * 20_000], pa.large_string()), KINDS)
+    assert found(pa.array([*texts, "4111 " * 20_000, "0" * 20_000], pa.large_string()), KINDS) == {}
 
 
 def test_every_address_of_the_standard_library_is_one():
