@@ -17,7 +17,7 @@ _Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 
-def _at_least_one(**given: float | None) -> None:
+def _at_least_one(**given: object) -> None:
     if all(value is None for value in given.values()):
         raise ValueError(f"{' or '.join(given)} is missing: write one of them, or both")
 
