@@ -67,7 +67,7 @@ class Engine:
         self.announce: Callable[[Array], None] | None = None  # called before every forward, with the rows in it
         self.first = 0  # row of the block that the rows at hand begin with
         self.meter, self.report = Meter(), report
-        self._finished = 0  # sequences of a forward that is under way
+        self._finished: dict[int, int] = {}  # a batch under way, by its id -> its sequences that have come to their end
         self._last_s = 0.0  # seconds of the last batch
         self.model: Any = None
         self.load()
@@ -81,9 +81,9 @@ class Engine:
         on_cpu = self.device.type == "cpu" and self.packer.open and pays()
         self.prepacked = on_cpu and prepack(model, self.task.batch_tokens[0])
         self.model = torch.compile(model, dynamic=True) if self.machine.compile else model
-        alone = self.device.type == "cuda" or self.machine.compile or self.task.adapted or self.task.generates
-        threads = torch.get_num_threads()
-        self.lanes = Lanes(1 if alone else lanes_for(model, threads), threads)
+        alone = self.device.type == "cuda" or self.machine.compile or self.task.adapted
+        alone, threads = alone or (self.task.generates and not self.task.schedules), torch.get_num_threads()
+        self.lanes = Lanes(1 if alone else lanes_for(model, threads, self.task.schedules), threads)
 
     def _tuner(self) -> TokenBudget:
         """Sizes around the task's own are tried, but where a batch is not what the model sees at once."""
@@ -152,9 +152,13 @@ class Engine:
         self._try_again(work)
 
     def _cut(self, work: Work, part: Array) -> Iterator[Array]:
-        """Batches; a task that cuts them itself gets all sequences, unless it is to say over which rows it dies."""
+        """Batches; a task that cuts them itself gets all sequences, unless it is to say over which rows it dies.
+
+        With several lanes each gets its share of them, from the longest to the shortest.
+        """
         if self.task.schedules and self.announce is None:
-            return iter([np.arange(len(part))] if len(part) else [])
+            order = np.argsort(-work.lengths[part], kind="stable")
+            return (order[lane :: self.lanes.count] for lane in range(min(self.lanes.count, len(part))))
         kinds = None if work.shapes is None else work.shapes[part]
         return cut(work.lengths[part], lambda: (self.budget, self.max_rows), kinds, self.packer.on)
 
@@ -164,7 +168,8 @@ class Engine:
     def _arrive(self, work: Work, batch: Array, flight: Flight | RowError) -> None:
         """The results of a batch; where there are none those of its halves, and so on."""
         outputs = flight if isinstance(flight, RowError) else self._attempt(lambda: self._land(flight))
-        self._finished = 0
+        if not isinstance(flight, RowError):
+            self._finished.pop(id(flight.batch), None)
         if not isinstance(outputs, RowError):
             work.results.keep(batch, outputs)
             return self._count(batch, work.lengths)
@@ -239,16 +244,20 @@ class Engine:
             self.announce(batch.row + self.first)
         self.renew()
         model = self.model if model is None else model
-        dtype, room = getattr(model, "dtype", None), (self.budget, self.max_rows)
-        laid = PaddedBatch(batch, self.task, self.device, dtype, room, self._alive)
+        dtype, room = getattr(model, "dtype", None), (max(1, self.budget // self.lanes.count), self.max_rows)
+        laid = PaddedBatch(batch, self.task, self.device, dtype, room, partial(self._alive, id(batch)))
         if self.device.type == "cuda":
             return Flight(batch, self._queued(laid, model))
         return Flight(batch, self.lanes.start(lambda: self._queued(laid, model)()))
 
     def _queued(self, batch: PaddedBatch, model: Any) -> Callable[[], tuple[dict[str, Column], float]]:
         queued = stopwatch(self.device)
-        with torch.inference_mode(), self.packer.around(batch):
-            outputs = self.task.forward(model, batch)
+        try:
+            with torch.inference_mode(), self.packer.around(batch):
+                outputs = self.task.forward(model, batch)
+        except BaseException:
+            self._finished.pop(id(batch.sequences), None)
+            raise
         seconds = queued()
         return lambda: (to_numpy(outputs), seconds())
 
@@ -263,10 +272,10 @@ class Engine:
                 raise AssertionError(f"{self.task.name} gave {len(column)} of {name} for {len(flight.batch)} sequences")
         return columns
 
-    def _alive(self, finished: int) -> None:
-        """Within a long forward."""
+    def _alive(self, batch: int, finished: int) -> None:
+        """Within a long forward of a batch with that id."""
         self.renew()
-        self._finished += finished
+        self._finished[batch] = self._finished.get(batch, 0) + finished
         try:
             self.tell()
         except Exception as error:  # whatever keeps the word from being heard, it is no fault of the rows
@@ -275,7 +284,7 @@ class Engine:
     def tell(self) -> None:
         """Report how far it is. Stopped, where the run is to end."""
         if self.report is not None:
-            self.report(replace(self.meter, sequences=self.meter.sequences + self._finished))
+            self.report(replace(self.meter, sequences=self.meter.sequences + sum(tuple(self._finished.values()))))
 
     def _cost(self, batch: Array, lengths: Array) -> int:
         real = self.packer.on or self.task.schedules

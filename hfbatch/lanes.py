@@ -16,6 +16,7 @@ import torch
 T = TypeVar("T")
 
 MOST = 8  # more would wait for the interpreter's lock, which every operator takes for a moment
+MOST_DECODING = 2  # each reads all weights for every token
 REMEMBERS = ("dynamic", "longrope")  # kinds of rotary positions that a forward changes for the next one
 
 
@@ -38,7 +39,8 @@ class Lanes:
         return lambda: held.pop().result()
 
 
-def lanes_for(model: Any, threads: int) -> int:
-    """How many forwards of `model` may share a CPU of so many threads."""
+def lanes_for(model: Any, threads: int, decodes: bool = False) -> int:
+    """How many forwards of `model` may share a CPU of so many threads. `decodes`: they write texts token by token."""
     kinds = (str(getattr(module, "rope_type", "")) for module in model.modules())
-    return 1 if any(word in kind for kind in kinds for word in REMEMBERS) else min(threads, MOST)
+    most = MOST_DECODING if decodes else MOST
+    return 1 if any(word in kind for kind in kinds for word in REMEMBERS) else min(threads, most)

@@ -11,6 +11,7 @@ import torch
 
 from hfbatch.lanes import MOST, Lanes, lanes_for
 from hfbatch.model import Predict
+from hfbatch.tasks.base import KEY
 from tests.inline import plan_of
 from tests.models import sentences
 from tests.zoo import text as zoo
@@ -19,9 +20,9 @@ TEXTS = sentences(60)
 WAIT_S = 60.0  # for a thread that has to come
 
 
-def predict_of(folder, threads, model, task, **machine):
-    pq.write_table(pa.table({"text": TEXTS}), folder / "in.parquet")
-    job = {"task": task, "model": {"id": str(model)}}
+def predict_of(folder, threads, model, task, params=None, **machine):
+    pq.write_table(pa.table({"text": TEXTS, "prompt": TEXTS}), folder / "in.parquet")
+    job = {"task": task, "model": {"id": str(model)}, "params": params or {}}
     job |= {"input": {"path": str(folder / "in.parquet")}, "output": {"path": str(folder / "out")}}
     plan = plan_of(job, **machine)
     return Predict(plan.job.step, plan.machine, threads, gpu=False)
@@ -173,7 +174,37 @@ def test_there_are_at_most_as_many_as_threads_and_none_beside_a_model_that_remem
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile, of torch itself
-def test_none_beside_a_model_that_is_compiled_and_none_where_text_is_made(tmp_path, classifier):
+def test_none_beside_a_model_that_is_compiled_and_none_beside_a_search_of_transformers(tmp_path, classifier):
     compiled = predict_of(tmp_path, 2, classifier, "text-classification", compile=True)
     assert compiled.engine.lanes.count == 1
-    assert predict_of(tmp_path, 2, zoo.t5(tmp_path / "t5"), "summarization").engine.lanes.count == 1
+    searching = predict_of(tmp_path, 2, zoo.t5(tmp_path / "t5"), "summarization", {"num_beams": 2})
+    assert searching.engine.lanes.count == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "params"),
+    [
+        ("llama", "text-generation", {"do_sample": False, "max_new_tokens": 12}),
+        ("llama", "text-generation", {"do_sample": True, "seed": 3, "max_new_tokens": 12}),
+        ("t5", "summarization", {"max_new_tokens": 12, "min_new_tokens": 0, "num_beams": 1}),
+    ],
+)
+def test_texts_of_two_lanes_are_those_of_one_and_are_counted_as_they_end(tmp_path, model, task, params):
+    folder, found, counts = getattr(zoo, model)(tmp_path / model), [], []
+    for threads in (1, 4):
+        predict = predict_of(tmp_path, threads, folder, task, params)
+        predict.unproven = False
+        rows = pa.table({name: TEXTS if name != KEY else range(len(TEXTS)) for name in ("text", "prompt", KEY)})
+        sequences = predict.task.preprocess(rows)
+        engine = predict.engine
+        engine.report = lambda meter: counts.append(meter.sequences)
+        outputs, errors = predict.predict(sequences)
+        assert errors == {}
+        assert engine.task.schedules
+        found.append((outputs.ragged("tokens").values.tolist(), outputs.dense("token_counts").tolist()))
+        assert engine.lanes.count == min(threads, 2)
+        assert engine.meter.sequences == len(TEXTS)
+        assert engine._finished == {}
+    assert found[0] == found[1]
+    assert max(counts) == len(TEXTS), "more rows have ended than there are"
+    assert len({count for count in counts if 0 < count < len(TEXTS)}) > 3, "nothing was told on the way"

@@ -119,8 +119,8 @@ class Task(ABC):
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "token_type_ids")  # columns of Sequences the model takes
     host: ClassVar[tuple[str, ...]] = ()  # further columns that only forward wants, from batch.sequences
     padding_side: ClassVar[Literal["left", "right"]] = "right"
-    batch_tokens: ClassVar[tuple[int, int]] = (1024, 16384)  # max_batch_tokens: auto, on CPU and on a GPU
-    generates: bool = False  # forward calls the model many times: not packed, and none beside it (lanes.py)
+    batch_tokens: tuple[int, int] = (1024, 16384)  # max_batch_tokens: auto, on CPU and on a GPU
+    generates: bool = False  # forward calls the model many times: not packed
     schedules: bool = False  # forward is given all sequences of a block and cuts the batches itself
     streams: ClassVar[bool] = False  # inputs are large (images, sound): made a few rows at a time, beside the model
     keyed: ClassVar[bool] = False  # rows come with a column KEY

@@ -7,6 +7,7 @@ together; they leave one by one as well.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -24,7 +25,8 @@ else:
 
 _ROWS = 128  # that run at once: more win nothing, and logits have the size of the vocabulary each
 _PROMPTS = 4  # so many prefills fill the budget: what is gained by more at once is little
-_HOST_BYTES = 2**31  # of keys and values in main memory, where nobody says that there is no more
+_HOST_PREFILL = 1024  # tokens: of more at once the activations outgrow a CPU's cache
+_HOST_BYTES = 2**30  # of keys and values in main memory, where nobody says that there is no more
 
 
 class Running(Protocol):
@@ -77,8 +79,8 @@ class Decoder:
         self._filling = bool(free > 0 and (self._filling or 4 * free >= self._allowed or not self.rows))
         if not self._filling:
             return 0
-        most = max(1, self.budget // _PROMPTS // max(1, waiting[0].prompt - self._front))
-        return min(free, most)
+        most = self.budget // _PROMPTS if self.device.type != "cpu" else _HOST_PREFILL
+        return min(free, max(1, most // max(1, waiting[0].prompt - self._front)))
 
     def _tokens(self) -> int:
         """That may be in the slots."""
@@ -238,13 +240,16 @@ def _distinct(rows: Sequence[Row]) -> tuple[Array, Array]:
 
 @contextmanager
 def _last_alone(model: Any, last: Tensor) -> Iterator[None]:
-    """The head of `model` sees of each row no more than the token at `last` (rows,), which is all that is wanted."""
+    """The head of `model` sees of each row no more than the token at `last` (rows,), which is all that is wanted.
+
+    In this thread: another may be in the same model.
+    """
     import torch
 
-    rows = torch.arange(len(last), device=last.device)
+    rows, mine = torch.arange(len(last), device=last.device), threading.get_ident()
 
-    def pick(_: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (given[0][rows, last][:, None], *given[1:])
+    def pick(_: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        return (given[0][rows, last][:, None], *given[1:]) if threading.get_ident() == mine else None
 
     hook = model.get_output_embeddings().register_forward_pre_hook(pick)
     try:

@@ -80,7 +80,7 @@ class TextGeneration(Task):
     inputs = ("input_ids",)
     host = (KEY, "room")
     padding_side = "left"
-    batch_tokens = (16384, 65536)
+    batch_tokens: tuple[int, int] = (16384, 65536)
     generates = True
     keyed = True
     Params = TextGenerationParams
@@ -114,8 +114,10 @@ class TextGeneration(Task):
                 ) from error
 
     def loaded(self, model: Any) -> None:
-        """Where rows can join and leave, forward wants all of them."""
+        """Where rows can join and leave, forward wants all of them, and sees itself to what keys and values take."""
         self.schedules = self.generator.settle(model)
+        if self.schedules:
+            self.batch_tokens = (65536, 65536)
 
     def way(self) -> str:
         """Continuous batching, or why not."""
