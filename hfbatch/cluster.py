@@ -13,7 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hfbatch.access import redact
 from hfbatch.errors import HfbatchError, InputChanged, StorageError, SystemicError
+from hfbatch.onemachine import without_cluster_actors
 from hfbatch.spec import ActorRange, Machine
 from hfbatch.startup import ray_for
 from hfbatch.tally import DeviceLost, Failure, Meter, Stopped, Tally
@@ -46,7 +47,7 @@ class Pool:
 @contextmanager
 def connected(machine: Machine) -> Iterator[Pool]:
     """Ray is up inside; one that this started goes down after. A Ray already running in this process is used."""
-    with ray_for(machine), _data_context():
+    with ray_for(machine) as ours, _data_context(), without_cluster_actors() if ours else nullcontext():
         yield pool_here(machine)
 
 

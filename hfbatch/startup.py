@@ -58,24 +58,24 @@ def early_start(machine: Machine) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def ray_for(machine: Machine) -> Iterator[None]:
-    """Ray is up inside; one that hfbatch started goes down after. A Ray already running in this process is used.
+def ray_for(machine: Machine) -> Iterator[bool]:
+    """Ray is up inside; one that hfbatch started goes down after, and True is given. A Ray of this process is used.
 
     SystemicError where it cannot be started or reached.
     """
     global _begun
     ours, _begun = _begun, None
     if ours is None and _is_connected():
-        yield
+        yield False
         return
     if machine.address is not None:
         with _cluster(machine.address):
-            yield
+            yield False
         return
     ours = ours or LocalRay()
     try:
         ours.wait()
-        yield
+        yield True
     finally:
         ours.end()
 

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "hfbatch"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # May import torch, beside tasks within their functions.
 TORCH = frozenset("model engine lanes devices packing packer prepacked loading layout precision results".split())
-RAY = frozenset("source cluster watch passes startup metrics jobserver trial raydata".split())
+RAY = frozenset("source cluster onemachine watch passes startup metrics jobserver trial raydata".split())
 # Later layers may import earlier ones, never the other way round. Modules of one line share a layer.
 LAYERS = [
     "errors",
@@ -35,6 +35,7 @@ LAYERS = [
     "planner preprocess postprocess report tally budget verdict remembered startup",
     "loading streaming packer lanes",
     "engine",
+    "onemachine",
     "source model sink cluster status objects metrics sample gates.judge gates.audit",
     "isolation",
     "chain",

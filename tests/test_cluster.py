@@ -54,6 +54,19 @@ def test_no_port_listens_beyond_loopback(local_ray):
     assert set(listening) <= LOOPBACK
 
 
+def test_a_dataset_takes_the_actors_of_its_own_pool_and_no_process_more(local_ray):
+    class Twice:
+        def __call__(self, block):
+            return {"id": block["id"] * 2}
+
+    pool = ray.data.ActorPoolStrategy(size=1)
+    made = ray.data.range(8, override_num_blocks=2).map_batches(Twice, compute=pool, num_cpus=0.5)
+    assert sorted(row["id"] for row in made.take_all()) == list(range(0, 16, 2))
+    names = {actor["ActorClassName"] for actor in ray._private.state.actors().values()}
+    assert len(names) == 1, names
+    assert "MapWorker" in names.pop()
+
+
 def test_there_is_no_dashboard_and_the_node_is_this_machine_alone(local_ray):
     assert len(ray.nodes()) == 1
     assert ray.nodes()[0]["NodeManagerAddress"] == "127.0.0.1"
