@@ -152,7 +152,7 @@ class Engine:
         self._try_again(work)
 
     def _cut(self, work: Work, part: Array) -> Iterator[Array]:
-        """Batches; a task that cuts them itself gets a share for each lane, unless it is to say over which rows it dies."""
+        """Batches; a task that cuts them itself gets one for each lane, unless it is to say over which rows it dies."""
         if self.task.schedules and self.announce is None:
             order = np.argsort(-work.lengths[part], kind="stable")
             return (order[lane :: self.lanes.count] for lane in range(min(self.lanes.count, len(part))))

@@ -30,6 +30,9 @@ class Packer:
     def __init__(self, model: Any, task: Task, machine: Machine) -> None:
         """`install`s the hooks, unless the task's batches are never padded."""
         self.task, self.on = task, False
+        # Whether the last layer is spared all tokens but each sequence's first. Not on a GPU: its attention is a call
+        # for each length.
+        self.first = task.reads_first and getattr(getattr(model, "device", None), "type", "") == "cpu"
         self.reason: str | None = None  # why batches are padded; None while nothing speaks against packing
         self.open = not task.generates and not task.adapted and "input_ids" in task.inputs
         if self.open:
@@ -44,7 +47,7 @@ class Packer:
 
     def around(self, batch: PaddedBatch) -> AbstractContextManager[None]:
         """The context in which `batch` goes through the model."""
-        return packed(batch.real, batch.device) if self.on else nullcontext()
+        return packed(batch.real, batch.device, self.first) if self.on else nullcontext()
 
     def settle(self, sequences: Sequences, forward: Callable[[Sequences], Mapping[str, Column]]) -> None:
         """Try it on some of `sequences`; without two of different length, or where they fail anyhow, another time."""
@@ -57,14 +60,25 @@ class Packer:
         except Exception:  # a bad row's affair, which the run finds out about
             return
         self.on, self.open = True, False
+        self.reason = self._differs(batch, expected, forward)
+        if self.reason is not None and self.first:
+            self.first = False
+            self.reason = self._differs(batch, expected, forward)
+        self.on = self.reason is None
+
+    def _differs(
+        self,
+        batch: Sequences,
+        expected: Mapping[str, Column],
+        forward: Callable[[Sequences], Mapping[str, Column]],
+    ) -> str | None:
+        """What keeps `batch` from giving what is expected of it."""
         try:
             found = forward(batch)
         except Exception as error:
-            self.on, self.reason = False, str(error).partition("\n")[0][:200]
-            return
-        for name, column in expected.items():
-            if not _alike(column, found[name], self._close):
-                self.on, self.reason = False, f"without padding its {name} are others"
+            return str(error).partition("\n")[0][:200]
+        others = (name for name, column in expected.items() if not _alike(column, found[name], self._close))
+        return next((f"without padding its {name} are others" for name in others), None)
 
 
 def _different(lengths: Array) -> Array:

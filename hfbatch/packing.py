@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from hfbatch.readout import attend, keys_and_values, widen
 from hfbatch.sequences import Array
 
 ATTENTION = "hfbatch"  # its name in transformers' registries
@@ -40,17 +41,19 @@ class Packed:
     index: torch.Tensor  # (tokens,) int64, row by row
     runs: list[tuple[int, int, int]]  # (first token, sequences, length) of neighbours of one length
     lengths: torch.Tensor  # (sequences,) int64
+    first: bool = False  # whether of the last layer's results nothing but each sequence's first token is wanted
+    whole: torch.Tensor | None = None  # within that layer: (1, tokens, width), what all tokens are
     _made: dict[int, Any] = field(default_factory=dict)  # of tensors that every layer gets; what they are packed
 
     @classmethod
-    def of(cls, mask: Array, device: torch.device) -> Packed:
-        """`mask` (sequences, longest) bool: which tokens are real."""
+    def of(cls, mask: Array, device: torch.device, first: bool = False) -> Packed:
+        """`mask` (sequences, longest) bool: which tokens are real. `first`: see there; no padding in front then."""
         (rows, longest), lengths, runs, start = mask.shape, mask.sum(axis=1), [], 0
         for group in np.split(lengths, np.flatnonzero(np.diff(lengths)) + 1):
             runs.append((start, len(group), int(group[0])))
             start += int(group.sum())
         index = torch.from_numpy(np.flatnonzero(mask)).to(device, non_blocking=True)
-        return cls(rows, longest, index, runs, torch.from_numpy(lengths).to(device, non_blocking=True))
+        return cls(rows, longest, index, runs, torch.from_numpy(lengths).to(device, non_blocking=True), first)
 
     @property
     def tokens(self) -> int:
@@ -119,14 +122,15 @@ def install(model: Any) -> str | None:
     model.set_attn_implementation(ATTENTION)
     for layer in layers:
         layer.register_forward_pre_hook(_before, with_kwargs=True)
+    layers[-1].register_forward_pre_hook(_narrow, with_kwargs=True)
     layers[-1].register_forward_hook(_after)
     return None
 
 
 @contextmanager
-def packed(mask: Array, device: torch.device) -> Iterator[None]:
-    """Inside, a model that `install` prepared takes the padding of its batch out; `mask` as in Packed.of."""
-    _now.batch = Packed.of(mask, device)
+def packed(mask: Array, device: torch.device, first: bool = False) -> Iterator[None]:
+    """Inside, a model that `install` prepared takes the padding of its batch out; arguments as of Packed.of."""
+    _now.batch = Packed.of(mask, device, first)
     try:
         yield
     finally:
@@ -155,13 +159,25 @@ def _before(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return tuple(batch.pack(value) for value in args), {name: batch.pack(value) for name, value in kwargs.items()}
 
 
+def _narrow(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Into the last layer, which is packed already, go first tokens alone, where no more is wanted of it."""
+    batch = _batch()
+    if batch is None or not batch.first:
+        return None
+    if not args or any(isinstance(value, torch.Tensor | tuple) for value in (*args[1:], *kwargs.values())):
+        raise NotPackable("its last layer is told about every token")
+    batch.whole = args[0]
+    return (args[0].index_select(1, batch.lengths.cumsum(0) - batch.lengths),), kwargs
+
+
 def _after(layer: Any, args: tuple[Any, ...], output: Any) -> Any:
     batch = _batch()
     if batch is None:
         return None
-    if isinstance(output, tuple):
-        return (batch.unpack(output[0]), *output[1:])
-    return batch.unpack(output)
+    states = output[0] if isinstance(output, tuple) else output
+    states = batch.unpack(states) if batch.whole is None else widen(states, batch.longest)
+    batch.whole = None
+    return (states, *output[1:]) if isinstance(output, tuple) else states
 
 
 def _mask(*args: Any, **kwargs: Any) -> Any:
@@ -188,6 +204,8 @@ def _attention(
     if batch is None:
         padded: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return padded
+    if batch.whole is not None:
+        return _of_first(module, batch, query, attention_mask, kwargs.get("scaling")), None
     front = key.shape[2] - batch.tokens
     if query.shape[2] != batch.tokens or front < 0:
         raise NotPackable("it attends to other tokens than its own")
@@ -200,6 +218,14 @@ def _attention(
     if query.is_cuda and query.dtype != torch.float32 and attention_mask is None and query.shape[-1] <= 256:
         return _flash(batch, query, key, value, scale, causal), None
     return _by_length(batch, (query, key, value), attention_mask, scale, causal), None
+
+
+def _of_first(module: Any, batch: Packed, query: torch.Tensor, mask: Any, scale: float | None) -> torch.Tensor:
+    """`query` (1, heads, sequences, dim) -> (1, sequences, heads, dim)."""
+    made = None if batch.whole is None else keys_and_values(module, batch.whole, query.shape[-1])
+    if made is None or mask is not None or query.shape[2] != batch.rows or getattr(module, "is_causal", False):
+        raise NotPackable("its last layer's attention is not known")
+    return attend(batch.runs, query, *made, scale)
 
 
 def _by_length(

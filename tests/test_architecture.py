@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hfbatch"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # May import torch, beside tasks within their functions.
-TORCH = frozenset("model engine lanes devices packing packer prepacked loading layout precision results".split())
+TORCH = frozenset("model engine lanes devices packing readout packer prepacked loading layout precision results".split())
 RAY = frozenset("source cluster onemachine watch passes startup metrics jobserver trial raydata".split())
 # Later layers may import earlier ones, never the other way round. Modules of one line share a layer.
 LAYERS = [
@@ -22,8 +22,8 @@ LAYERS = [
     "guards.rules",
     "spec",
     "tasks.base batch histograms charts gates.shift",
-    "tasks.text store_errors schemas layout results precision watchdog packing tuning devices prepacked",
-    "tasks access media",
+    "tasks.text store_errors schemas layout results precision watchdog readout tuning devices prepacked",
+    "tasks access media packing",
     "columns explain schema files disk store store_remote text arrowipc place hub_errors where_syntax trust weights "
     "download frames guards.apply",
     "where formats hub draft checkpoint partitions cron",

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfbatch.model import Predict
-from hfbatch.packing import Packed, install, packed
+from hfbatch.packing import NotPackable, Packed, install, packed
 from tests.inline import plan_of
 from tests.models import sentences
+from tests.zoo import text as zoo
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -142,16 +143,16 @@ def test_a_model_that_cannot_be_packed_is_left_alone(config, head, reason):
 
 
 def test_an_attention_that_the_job_asks_for_is_left_alone():
-    model = transformers.AutoModel.from_config(KINDS["bert"][0], attn_implementation="eager")
+    model = transformers.AutoModel.from_config(copy.deepcopy(KINDS["bert"][0]), attn_implementation="eager")
     assert install(model) == "its attention is eager"
 
 
 @pytest.fixture
 def predict_of(tmp_path, classifier):
-    def make(**machine):
+    def make(model=classifier, task="text-classification", **machine):
         texts = [" ".join([text] * (1 + number % 4)) for number, text in enumerate(sentences(40))]
         pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
-        job = {"task": "text-classification", "model": {"id": str(classifier)}}
+        job = {"task": task, "model": {"id": str(model)}}
         job |= {"input": {"path": str(tmp_path / "in.parquet")}, "output": {"path": str(tmp_path / "out")}}
         plan = plan_of(job, **machine)
         predict = Predict(plan.job.step, plan.machine, 1, gpu=False)
@@ -178,6 +179,7 @@ def test_a_job_runs_packed_after_a_check_on_its_own_rows_and_without_padding(pre
 
 def test_a_model_that_disagrees_with_itself_keeps_its_padding(predict_of, monkeypatch):
     monkeypatch.setattr(Packed, "unpack", lambda self, value: value.new_ones(self.rows, self.longest, value.shape[-1]))
+    monkeypatch.setattr("hfbatch.packing.widen", lambda states, longest: states.new_ones(states.shape[1], longest, 32))
     predict, sequences = predict_of()
     found, errors = predict.predict(sequences)
     assert errors == {}
@@ -189,6 +191,7 @@ def test_a_model_that_disagrees_with_itself_keeps_its_padding(predict_of, monkey
 
 def test_a_model_that_fails_without_padding_keeps_it_and_the_report_says_why(predict_of, monkeypatch):
     monkeypatch.setattr(Packed, "unpack", lambda self, value: 1 / 0)
+    monkeypatch.setattr("hfbatch.packing.widen", lambda states, longest: 1 / 0)
     predict, sequences = predict_of()
     _, errors = predict.predict(sequences)
     assert errors == {}
@@ -221,3 +224,75 @@ def _shared():
         _kept["model"] = model_of("roberta, whose positions begin behind the padding's")
         install(_kept["model"])
     return _kept["model"]
+
+
+TAGS = "token-classification"
+FIRST = {
+    **{name: KINDS[name] for name in ("bert", "roberta, whose positions begin behind the padding's")},
+    "distilbert": (transformers.DistilBertConfig(**DISTIL), SEQUENCE),
+    "electra": (transformers.ElectraConfig(**SMALL, embedding_size=16), SEQUENCE),
+    "xlm-roberta": (transformers.XLMRobertaConfig(**SMALL), SEQUENCE),
+}
+
+
+@pytest.mark.parametrize("lengths", [[30, 17, 17, 9, 3, 1], [12, 12, 12], [20], [3, 40]], ids=str)
+@pytest.mark.parametrize("name", FIRST)
+def test_a_last_layer_that_sees_first_tokens_alone_gives_the_same_results(name, lengths):
+    config, head = copy.deepcopy(FIRST[name])
+    torch.manual_seed(0)
+    model = getattr(transformers, head).from_config(config).eval()
+    assert install(model) is None
+    seen = []
+    linears = [module for module in model.base_model.modules() if isinstance(module, torch.nn.Linear)]
+    widest = max(linears, key=lambda module: (module.out_features, linears.index(module)))  # of the last layer
+    widest.register_forward_hook(lambda module, args, output: seen.append(args[0].shape[:-1].numel()))
+    ids, mask = batch_of(lengths)
+    inputs = {"input_ids": ids, "attention_mask": torch.from_numpy(mask).long()}
+    with torch.inference_mode():
+        plain = model(**inputs)[0]
+        with packed(mask, CPU, first=True):
+            found = model(**inputs)[0]
+    torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-5)
+    assert seen == [mask.size, len(lengths)]
+
+
+@pytest.mark.parametrize("kind", ["modernbert, some of whose layers look at neighbours only", "gpt2"])
+def test_a_last_layer_that_needs_more_than_states_refuses_first_tokens_alone(kind):
+    model = model_of(kind)
+    assert install(model) is None
+    ids, mask = batch_of([5, 3])
+    with torch.inference_mode(), packed(mask, CPU, first=True), pytest.raises(NotPackable, match="every token"):
+        model(input_ids=ids, attention_mask=torch.from_numpy(mask).long())
+
+
+def test_an_attention_that_makes_its_keys_in_another_way_refuses_first_tokens_alone():
+    model = model_of("bert")
+    assert install(model) is None
+    last = model.bert.encoder.layer[-1].attention.self
+    last.key = torch.nn.Sequential(last.key)
+    ids, mask = batch_of([5, 3])
+    with torch.inference_mode(), packed(mask, CPU, first=True), pytest.raises(NotPackable, match="is not known"):
+        model(input_ids=ids, attention_mask=torch.from_numpy(mask).long())
+
+
+def test_of_the_last_layer_a_classifier_gets_first_tokens_alone_where_that_changes_nothing(predict_of, tmp_path):
+    rotary = zoo.modernbert(tmp_path / "modernbert")
+    tagger = zoo.bert(tmp_path / "tagger", head="BertForTokenClassification")
+    for made, first in ((predict_of(), True), (predict_of(rotary), False), (predict_of(tagger, TAGS), False)):
+        predict, sequences = made
+        _, errors = predict.predict(sequences)
+        assert errors == {}
+        assert predict.engine.packer.layout == "packed"
+        assert predict.engine.packer.first is first
+
+
+def test_a_head_that_reads_more_than_the_first_token_gets_all(predict_of, monkeypatch):
+    """As the check on the run's own rows finds out."""
+    predict, sequences = predict_of()
+    expected, _ = predict.predict(sequences)
+    monkeypatch.setattr("hfbatch.packing.widen", lambda states, longest: states.new_ones(states.shape[1], longest, 32))
+    other, _ = predict_of()
+    found, _ = other.predict(sequences)
+    assert other.engine.packer.layout == "packed"
+    assert not other.engine.packer.first
+    assert np.allclose(found.dense("logits"), expected.dense("logits"), atol=1e-5)

@@ -120,6 +120,7 @@ class Task(ABC):
     host: ClassVar[tuple[str, ...]] = ()  # further columns that only forward wants, from batch.sequences
     padding_side: ClassVar[Literal["left", "right"]] = "right"
     batch_tokens: tuple[int, int] = (1024, 16384)  # max_batch_tokens: auto, on CPU and on a GPU
+    reads_first: bool = False  # an encoder's results come of each sequence's first token alone; that is tried first
     generates: bool = False  # forward calls the model many times: not packed
     schedules: bool = False  # forward is given all sequences of a block and cuts the batches itself
     streams: ClassVar[bool] = False  # inputs are large (images, sound): made a few rows at a time, beside the model

@@ -60,6 +60,7 @@ class FeatureExtraction(Task):
     def __init__(self, params: FeatureExtractionParams, checkpoint: Checkpoint, given: pa.Schema | None = None) -> None:
         super().__init__(params, checkpoint, given)
         self.recipe = recipe_in(checkpoint.folder, params.pooling)
+        self.reads_first = self.recipe.modes == ("cls",)
         self.normalize = self.recipe.normalize if params.normalize is None else params.normalize
         self.text = params.model_copy(update={"max_length": params.max_length or self.recipe.max_length})
         self.prompt = _prompt(params, self.recipe)

@@ -42,6 +42,7 @@ class TextClassification(Task):
     name = "text-classification"
     aliases = ("sentiment-analysis",)
     auto_model = "AutoModelForSequenceClassification"
+    reads_first = True
     reads = pa.schema([("text", pa.string())])
     optional = pa.schema([("text_pair", pa.string())])
     Params = TextClassificationParams

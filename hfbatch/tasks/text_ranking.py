@@ -41,6 +41,7 @@ class TextRanking(Task):
 
     name = "text-ranking"
     auto_model = "AutoModelForSequenceClassification"
+    reads_first = True
     reads = pa.schema([("query", TEXT), ("text", TEXT)])
     Params = TextRankingParams
 

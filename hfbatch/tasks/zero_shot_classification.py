@@ -61,6 +61,7 @@ class ZeroShotClassification(Task):
 
     name = "zero-shot-classification"
     auto_model = "AutoModelForSequenceClassification"
+    reads_first = True
     reads = pa.schema([("text", TEXT)])
     optional = pa.schema([(_LABELS, TEXTS)])
     Params = ZeroShotClassificationParams
