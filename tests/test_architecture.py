@@ -11,7 +11,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hfbatch"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # May import torch, beside tasks within their functions.
-TORCH = frozenset("model engine lanes devices packing readout packer prepacked loading layout precision results".split())
+TORCH = frozenset(
+    "model engine lanes devices packing readout packer prepacked loading layout precision results".split()
+)
 RAY = frozenset("source cluster onemachine watch passes startup metrics jobserver trial raydata".split())
 # Later layers may import earlier ones, never the other way round. Modules of one line share a layer.
 LAYERS = [
