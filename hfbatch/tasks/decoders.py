@@ -83,12 +83,12 @@ class Decoder:
         return min(free, max(1, most // max(1, waiting[0].prompt - self._front)))
 
     def _tokens(self) -> int:
-        """That may be in the slots."""
-        layers = [layer.keys for layer in self.slots.layers if layer.keys is not None]
-        if self.device.type != "cpu" or not layers:
+        """That may be in the slots; in main memory as many as have room, which the first row tells."""
+        if self.device.type != "cpu":
             return self.budget
+        layers = [layer.keys for layer in self.slots.layers if layer.keys is not None]
         size = int(sum(2 * keys.shape[1] * keys.shape[3] * keys.element_size() for keys in layers))
-        return min(self.budget, _HOST_BYTES // size)
+        return min(self.budget, _HOST_BYTES // size) if size else 0
 
     def join(self, rows: Sequence[Row]) -> Tensor:
         """A prompt of several texts is computed once."""

@@ -9,7 +9,8 @@ import torch
 import transformers
 
 from hfbatch.sequences import Ragged, Sequences
-from hfbatch.tasks import decoding
+from hfbatch.tasks import decoders, decoding
+from hfbatch.tasks.choosing import Row
 from hfbatch.tasks.decoding import complete, shared_front, way_of
 from hfbatch.tasks.generation import GenerationParams, Generator
 from hfbatch.tasks.slots import Pass, Slots
@@ -156,6 +157,34 @@ def test_a_shared_beginning_leaves_each_prompt_a_token_and_is_worth_a_pass():
     assert shared_front(Ragged.from_lists([[*front, 1], [*front[:18], 9, 9]])).tolist() == front[:18]
     assert len(shared_front(Ragged.from_lists([front[:10], front]))) == 0
     assert len(shared_front(Ragged.from_lists([front]))) == 0
+
+
+def test_in_main_memory_rows_take_no_more_than_their_keys_and_values_may_have(zoo, monkeypatch):
+    """How large those are nobody knows before the first row has some."""
+    model = zoo("llama")
+    monkeypatch.setattr(decoders, "_HOST_PREFILL", 10**6)
+    rows = [Row(number, np.full(20, 7 + number), 12) for number in range(40)]
+    running = decoders.Decoder(model, (10**6, 128))
+    assert running.admits(rows) == 1
+    with torch.inference_mode():
+        running.join(rows[:1])
+        per_token = sum(layer.keys[0, :, 0].nbytes + layer.values[0, :, 0].nbytes for layer in running.slots.layers)
+        monkeypatch.setattr(decoders, "_HOST_BYTES", 9 * 20 * per_token)
+        assert running.admits(rows[1:]) == 8
+        running.join(rows[1:9])
+        assert running.admits(rows[9:]) == 0
+        assert (
+            sum(layer.keys.nbytes + layer.values.nbytes for layer in running.slots.layers) <= 1.3 * 9 * 20 * per_token
+        )
+
+
+def test_prompts_are_computed_a_few_at_a_time_on_a_cpu(zoo, monkeypatch):
+    monkeypatch.setattr(decoders, "_HOST_PREFILL", 30)
+    running = decoders.Decoder(zoo("llama"), (10**6, 128))
+    rows = [Row(number, np.full(20, 7 + number), 12) for number in range(6)]
+    with torch.inference_mode():
+        running.join(rows[:1])
+        assert running.admits(rows[1:]) == 2
 
 
 def test_a_slot_that_held_nan_is_clean_for_the_next_row():
