@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "HFBATCH_LOG"
 EVERY_S = 30.0  # between two writes of the log, and between two `progress` events
+LAST_S = 5.0  # the last of it may take as long: a store that hangs does not hold up the end of a run
 
 _events = logging.getLogger("hfbatch.events")
 _all = logging.getLogger("hfbatch")
@@ -124,7 +125,7 @@ class RunLog(logging.Handler):
     def __exit__(self, *_: object) -> None:
         _all.removeHandler(self)
         self._over.set()
-        self._thread.join(timeout=EVERY_S)
+        self._thread.join(timeout=LAST_S)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the line, unless another run of this process said it."""
