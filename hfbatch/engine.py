@@ -19,6 +19,7 @@ import torch
 
 from hfbatch import columns as col
 from hfbatch.batch import cut, halve, padded_tokens
+from hfbatch.compiled import compiled_for
 from hfbatch.devices import device_for, is_out_of_memory, name_of, peaks, stopwatch
 from hfbatch.errors import RowError
 from hfbatch.lanes import Lanes, lanes_for
@@ -30,7 +31,7 @@ from hfbatch.prepacked import pays, prepack
 from hfbatch.results import Results, to_numpy
 from hfbatch.sequences import Array, Column, Sequences
 from hfbatch.tally import DeviceLost, Meter, Report, Stopped
-from hfbatch.tuning import TokenBudget
+from hfbatch.tuning import TokenBudget, budget_for
 
 if TYPE_CHECKING:
     from hfbatch.job import Step
@@ -63,7 +64,7 @@ class Engine:
         """`report` is called after every batch. `gpu`: whether one was reserved; None: take one if it is there."""
         self.step, self.machine, self.task = step, machine, step.make_task()
         self.device, self.max_rows = device_for(gpu), machine.max_batch_rows
-        self.renew: Callable[[], None] = lambda: None  # called before every forward: it is no hang
+        self.renew: Callable[..., None] = lambda least=0.0: None  # called before every forward: it is no hang
         self.announce: Callable[[Array], None] | None = None  # called before every forward, with the rows in it
         self.first = 0  # row of the block that the rows at hand begin with
         self.meter, self.report = Meter(), report
@@ -80,26 +81,19 @@ class Engine:
         self.packer = Packer(model, self.task, self.machine)
         on_cpu = self.device.type == "cpu" and self.packer.open and pays()
         self.prepacked = on_cpu and prepack(model, self.task.batch_tokens[0])
-        self.model = torch.compile(model, dynamic=True) if self.machine.compile else model
+        self.model, self.compiled = compiled_for(model, self.task, self.machine, self.device, self._tuner().tokens)
         alone = self.device.type == "cuda" or self.machine.compile or self.task.adapted
         alone, threads = alone or (self.task.generates and not self.task.schedules), torch.get_num_threads()
         self.lanes = Lanes(1 if alone else lanes_for(model, threads, self.task.schedules), threads)
 
     def _tuner(self) -> TokenBudget:
-        """Sizes around the task's own are tried, but where a batch is not what the model sees at once."""
-        fixed, default = self.machine.max_batch_tokens, self.task.batch_tokens[self.device.type == "cuda"]
-        if fixed != "auto":
-            return TokenBudget(fixed)
-        if self.task.schedules or not self.packer.open:
-            return TokenBudget(default)
-        if self.device.type == "cuda":
-            return TokenBudget(default, [default // 2, default * 2, default * 4])
-        return TokenBudget(default, [default // 2, default * 2])
+        return budget_for(self.task, self.machine, self.packer.open, self.device.type == "cuda")
 
     @property
     def layout(self) -> str:
         """How batches and weights lie, for the report."""
-        return (self.task.way() or self.packer.layout) + (", prepacked weights" if self.prepacked else "")
+        layout = self.task.way() or (self.compiled or self.packer).layout
+        return layout + (", prepacked weights" if self.prepacked else "")
 
     def recall(self, budgets: Mapping[str, int]) -> None:
         """Take the budget that another run found on such a device, if it did and none is given."""
@@ -122,7 +116,7 @@ class Engine:
 
     def release(self) -> None:
         """Give the model up, and its memory; the next block loads it again."""
-        self.model = None
+        self.model = self.compiled = None
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -144,7 +138,7 @@ class Engine:
         flying, ahead = deque[tuple[Array, Flight | RowError]](), self._ahead
         for chosen in self._cut(work, part):
             batch = part[chosen]
-            flying.append((batch, self._started(work, batch)))
+            flying.append((batch, self._started(work, batch, first=True)))
             if len(flying) > ahead:
                 self._arrive(work, *flying.popleft())
         for batch, flight in flying:
@@ -156,11 +150,14 @@ class Engine:
         if self.task.schedules and self.announce is None:
             order = np.argsort(-work.lengths[part], kind="stable")
             return (order[lane :: self.lanes.count] for lane in range(min(self.lanes.count, len(part))))
+        if self.compiled and (shapes := self.compiled.shapes):
+            return shapes.cut(work.lengths[part], lambda: self.budget)
         kinds = None if work.shapes is None else work.shapes[part]
         return cut(work.lengths[part], lambda: (self.budget, self.max_rows), kinds, self.packer.on)
 
-    def _started(self, work: Work, batch: Array) -> Flight | RowError:
-        return self._attempt(lambda: self._launch(work.sequences.take(batch)))
+    def _started(self, work: Work, batch: Array, first: bool = False) -> Flight | RowError:
+        """What failed in a compiled model goes through the model itself: `first` it is compiled."""
+        return self._attempt(lambda: self._launch(work.sequences.take(batch), compiled=first))
 
     def _arrive(self, work: Work, batch: Array, flight: Flight | RowError) -> None:
         """The results of a batch; where there are none those of its halves, and so on."""
@@ -235,7 +232,7 @@ class Engine:
     def _forward(self, batch: Sequences, model: Any = None) -> dict[str, Column]:
         return self._land(self._launch(batch, model))
 
-    def _launch(self, batch: Sequences, model: Any = None) -> Flight:
+    def _launch(self, batch: Sequences, model: Any = None, compiled: bool = False) -> Flight:
         """Begin with a batch; with one lane on a CPU it is done by then."""
         if self.announce is not None:
             self.announce(batch.row + self.first)
@@ -243,6 +240,8 @@ class Engine:
         model = self.model if model is None else model
         dtype, room = getattr(model, "dtype", None), (max(1, self.budget // self.lanes.count), self.max_rows)
         laid = PaddedBatch(batch, self.task, self.device, dtype, room, partial(self._alive, id(batch)))
+        if compiled and self.compiled:
+            laid, model = self.compiled.ready(laid, self.budget, self.renew)
         if self.device.type == "cuda":
             return Flight(batch, self._queued(laid, model))
         return Flight(batch, self.lanes.start(lambda: self._queued(laid, model)()))
@@ -284,6 +283,8 @@ class Engine:
             self.report(replace(self.meter, sequences=self.meter.sequences + sum(tuple(self._finished.values()))))
 
     def _cost(self, batch: Array, lengths: Array) -> int:
+        if self.compiled and (shapes := self.compiled.shapes):
+            return shapes.cost(int(lengths[batch].max(initial=0)), len(batch), self.budget)
         real = self.packer.on or self.task.schedules
         return int(lengths[batch].sum()) if real else padded_tokens(batch, lengths)
 

@@ -116,6 +116,7 @@ class Child:
         limit = like.machine.row_timeout_s
         changes = {
             "max_batch_tokens": like.engine.budget,  # with what was learned of memory
+            "compile": False,  # a few rows, and each child would begin anew
             "row_timeout_s": None if limit is None else limit + ORPHAN_S,
         }
         machine = like.machine.model_copy(update=changes)

@@ -31,22 +31,29 @@ class PaddedBatch:
         """`dtype`: what floating inputs become, as the model's weights are; None: they stay as they are."""
         self.sequences, self.device, self.room, self.alive = sequences, device, room, alive
         self._task, self._dtype, self._left = task, dtype, task.padding_side == "left"
+        self._width = 0
 
     def part(self, index: Array) -> PaddedBatch:
         """The sequences of `index` as a batch of their own."""
         return PaddedBatch(self.sequences.take(index), self._task, self.device, self._dtype, self.room, self.alive)
 
+    def widened(self, width: int) -> PaddedBatch:
+        """The same, padded to `width` tokens, which is not less than the longest; the model always gets a mask."""
+        wide = PaddedBatch(self.sequences, self._task, self.device, self._dtype, self.room, self.alive)
+        wide._width = width
+        return wide
+
     @cached_property
     def real(self) -> Array:
         """(sequences, longest) bool, on the host: which tokens are no padding."""
         lengths = token_lengths(self.sequences, self._task)
-        longest = int(lengths.max(initial=0))
+        longest = self._width or int(lengths.max(initial=0))
         positions = np.arange(longest)
         return positions >= longest - lengths[:, None] if self._left else positions < lengths[:, None]
 
     @cached_property
     def inputs(self) -> dict[str, torch.Tensor]:
-        """Keyword arguments of the model; attention_mask only where there is padding."""
+        """Keyword arguments of the model; attention_mask only where there is padding, or could be."""
         inputs: dict[str, torch.Tensor] = {}
         for name in self._task.inputs:
             column = self.sequences.columns.get(name)
@@ -58,7 +65,7 @@ class PaddedBatch:
                 column = _padded(column, self.real, fill) if shape is None else _stacked(column, shape)
             tensor = self._there(column)
             inputs[name] = tensor.to(self._dtype if tensor.is_floating_point() else None)
-        if self._padded:
+        if self._width or self._padded:
             inputs["attention_mask"] = self.mask
         return inputs
 

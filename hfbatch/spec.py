@@ -253,7 +253,12 @@ class Machine(Spec):
     ] = 600
     shard_rows: Annotated[PositiveInt, Field(description="rows committed together at most: the unit of resume")] = 16384
     shard_bytes: Annotated[PositiveInt, Field(description="input bytes of a shard at most, uncompressed")] = 67108864
-    compile: Annotated[bool, Field(description="torch.compile the model with dynamic shapes")] = False
+    compile: Annotated[
+        bool,
+        Field(
+            description="torch.compile the model; texts are padded to a few widths, each compiled once, and not packed"
+        ),
+    ] = False
     grace_s: Annotated[
         float,
         Field(ge=0, allow_inf_nan=False, description="seconds that SIGTERM or Ctrl-C leave for rows in the model"),

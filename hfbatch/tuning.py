@@ -10,6 +10,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from statistics import median
+from typing import TYPE_CHECKING
+
+from hfbatch.tasks.base import Task
+
+if TYPE_CHECKING:
+    from hfbatch.spec import Machine
 
 ROUNDS = 4  # of batches at each size, before one is chosen
 WARM = 3  # batches at the beginning that say nothing: libraries set themselves up
@@ -70,3 +76,13 @@ class TokenBudget:
         }
         best = min(cost, key=lambda size: (cost[size], size))
         return best if cost[best] < (1 - WORTH) * cost[self._default] else self._default
+
+
+def budget_for(task: Task, machine: Machine, open_to: bool, on_gpu: bool) -> TokenBudget:
+    """Sizes around the task's own are tried where `open_to` that, and where a batch is what the model sees at once."""
+    fixed, default = machine.max_batch_tokens, task.batch_tokens[on_gpu]
+    if fixed != "auto":
+        return TokenBudget(fixed)
+    if task.schedules or not open_to:
+        return TokenBudget(default)
+    return TokenBudget(default, [default // 2, default * 2, default * 4] if on_gpu else [default // 2, default * 2])

@@ -35,9 +35,12 @@ class Watchdog:
         if self.seconds is not None:
             faulthandler.cancel_dump_traceback_later()
 
-    def renew(self) -> None:
-        """Another piece of work begins: from now on there are `seconds` again. Outside the context: nothing."""
+    def renew(self, least: float = 0.0) -> None:
+        """Another piece of work begins: from now on there are `seconds` again. Outside the context: nothing.
+
+        `least`: for this piece, if that is more; the next renewal gives `seconds` as ever.
+        """
         now = time.monotonic()
-        if self.seconds is not None and now >= self._renewable:
-            faulthandler.dump_traceback_later(self.seconds * (1 + SLACK), exit=True, file=STDERR)
-            self._renewable = now + self.seconds * SLACK
+        if self.seconds is not None and self._renewable < math.inf and (least or now >= self._renewable):
+            faulthandler.dump_traceback_later(max(self.seconds, least) * (1 + SLACK), exit=True, file=STDERR)
+            self._renewable = now if least else now + self.seconds * SLACK

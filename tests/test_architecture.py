@@ -12,7 +12,7 @@ PACKAGE = ROOT / "hfbatch"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # May import torch, beside tasks within their functions.
 TORCH = frozenset(
-    "model engine lanes devices packing readout packer prepacked loading layout precision results".split()
+    "model engine lanes devices packing readout packer prepacked compiled loading layout precision results".split()
 )
 RAY = frozenset("source cluster onemachine watch passes startup metrics jobserver trial raydata".split())
 # Later layers may import earlier ones, never the other way round. Modules of one line share a layer.
@@ -23,7 +23,7 @@ LAYERS = [
     "guards.spec",
     "guards.rules",
     "spec",
-    "tasks.base batch histograms charts gates.shift",
+    "tasks.base batch shapes histograms charts gates.shift",
     "tasks.text store_errors schemas layout results precision watchdog readout tuning devices prepacked",
     "tasks access media packing",
     "columns explain schema files disk store store_remote text arrowipc place hub_errors where_syntax trust weights "
@@ -35,7 +35,7 @@ LAYERS = [
     "limit guards.bind binding gates.check ledger lease logs",
     "carry reading hashing recent known reuse",
     "planner preprocess postprocess report tally budget verdict remembered startup",
-    "loading streaming packer lanes",
+    "loading streaming packer compiled lanes",
     "engine",
     "onemachine",
     "source model sink cluster status objects metrics sample gates.judge gates.audit",

@@ -123,6 +123,7 @@ class Task(ABC):
     reads_first: bool = False  # an encoder's results come of each sequence's first token alone; that is tried first
     generates: bool = False  # forward calls the model many times: not packed
     schedules: bool = False  # forward is given all sequences of a block and cuts the batches itself
+    single: ClassVar[bool] = True  # forward calls model(**batch.inputs), once; asked where `generates` is not set
     streams: ClassVar[bool] = False  # inputs are large (images, sound): made a few rows at a time, beside the model
     keyed: ClassVar[bool] = False  # rows come with a column KEY
     unused_weights: tuple[str, ...] = ()  # weights the checkpoint may lack, as the task never uses them

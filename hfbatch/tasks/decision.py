@@ -56,6 +56,7 @@ class Decision(Task):
     optional = pa.schema([("options", TEXTS), ("request", TEXT)])
     inputs = ("input_ids",)
     host = HOST
+    single = False
     batch_tokens = (2048, 16384)
     Params = DecisionParams
 
