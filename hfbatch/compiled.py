@@ -13,11 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.utils._pytree import tree_map_only
 
 from hfbatch.devices import is_out_of_memory
 from hfbatch.layout import PaddedBatch
+from hfbatch.packer import CLOSE, CLOSE_HALF
+from hfbatch.results import to_numpy
+from hfbatch.sequences import Column, Ragged
 from hfbatch.shapes import Shapes, widths_up_to
 from hfbatch.tasks.base import Task
 from hfbatch.tasks.text import model_max_length
@@ -59,7 +63,8 @@ class Compiled:
         widths = widths_up_to(limit)
         self._shapes = Shapes((*widths[:-1], min(widths[-1], positions or widths[-1])), tokens, max_rows)
         self.reason: str | None = None  # why nothing is compiled
-        self._plain, self._ready = model, set[tuple[int, int]]()
+        self._plain, self._task, self._ready = model, task, set[tuple[int, int]]()
+        self._close = CLOSE if model.dtype == torch.float32 else CLOSE_HALF
         model.config.use_cache = False  # it would be one more output, for a next token that never comes
         from torch._dynamo import config  # seconds, which only a job that compiles spends
 
@@ -99,16 +104,24 @@ class Compiled:
         return (shaped, model) if self.reason is None else (batch, self._plain)
 
     def _warm(self, batch: PaddedBatch, shaped: PaddedBatch, model: Callable[..., Any]) -> None:
-        """Compile. Raises what the model itself raises over `batch`: that says nothing about the compiler."""
+        """Compile, and hold what comes out against the model's own results.
+
+        Raises what the model itself raises over `batch`: that says nothing about the compiler.
+        """
+        forward = self._task.forward
         with torch.inference_mode():  # its tensors are of another kind, and another kind is compiled anew
             try:
                 for _ in range(3 if self._copied else 1):  # CUDA graphs are compiled, then recorded, then replayed
-                    model(**shaped.inputs)
+                    found = to_numpy(forward(model, shaped))
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
-                self._plain(**batch.inputs)
+                forward(self._plain, batch)
                 self.reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+            else:
+                expected = to_numpy(forward(self._plain, shaped))
+                if others := [name for name in expected if not _near(expected[name], found[name], self._close)]:
+                    self.reason = f"compiled, its {others[0]} are others"
 
     def _run(self, rows: int, **inputs: torch.Tensor) -> Any:
         """The model's output for `inputs`, computed with `rows` rows."""
@@ -129,3 +142,16 @@ def _with_rows(value: torch.Tensor, rows: int) -> torch.Tensor:
     """(own rows, ...) -> (rows, ...), with the last one again: a row of padding alone could be not finite."""
     more = rows - len(value)
     return torch.cat([value, value[-1:].expand(more, *value.shape[1:])]) if more else value
+
+
+def _near(one: Column, other: Column, close: float) -> bool:
+    """Of floats alone: where two labels are equally likely, either may come first."""
+    if isinstance(one, Ragged) and isinstance(other, Ragged):
+        one, other = one.values, other.values
+    if isinstance(one, Ragged) or isinstance(other, Ragged) or one.shape != other.shape:
+        return False
+    if not np.issubdtype(one.dtype, np.floating):
+        return True
+    finite = np.isfinite(one) & np.isfinite(other)
+    one, other = one[finite], other[finite]
+    return bool((np.abs(one - other) <= close * max(1.0, np.abs(one).max(initial=0))).all())

@@ -61,7 +61,7 @@ class Shapes:
 
     def _rows(self, width: int, budget: int) -> int:
         """0: not even one."""
-        tokens = self.tokens
-        while tokens > max(1, budget):
-            tokens //= 2
-        return min(self.max_rows, tokens // width)
+        rows = min(self.max_rows, self.tokens // width)
+        while rows * width > budget:
+            rows //= 2
+        return rows
