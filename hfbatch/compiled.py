@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,13 +66,13 @@ class Compiled:
         self._plain, self._task, self._ready = model, task, set[tuple[int, int]]()
         self._close = CLOSE if model.dtype == torch.float32 else CLOSE_HALF
         model.config.use_cache = False  # it would be one more output, for a next token that never comes
-        from torch._dynamo import config  # seconds, which only a job that compiles spends
-
-        self._config: Any = config
-        self._graph: Any = torch.compile(model, fullgraph=True, dynamic=False, mode=mode_of(device))
-        self._copied = device.type == "cuda"
+        self._mode, self._copied = mode_of(device), device.type == "cuda"
         # torch keeps CUDA graphs by thread, and an actor is called from more than one.
         self._thread = ThreadPoolExecutor(1, "compiled") if self._copied else None
+
+    @cached_property
+    def _graph(self) -> Any:
+        return torch.compile(self._plain, fullgraph=True, dynamic=False, mode=self._mode)
 
     @property
     def shapes(self) -> Shapes | None:
@@ -117,7 +117,8 @@ class Compiled:
                 if is_out_of_memory(error):
                     raise
                 forward(self._plain, batch)
-                self.reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+                cause = getattr(error, "inner_exception", error)  # what a backend raised
+                self.reason = f"{type(cause).__name__}: {cause}".partition("\n")[0][:200]
             else:
                 expected = to_numpy(forward(self._plain, shaped))
                 if others := [name for name in expected if not _near(expected[name], found[name], self._close)]:
@@ -131,7 +132,10 @@ class Compiled:
 
     def _filled(self, rows: int, inputs: dict[str, torch.Tensor]) -> Any:
         own = len(inputs["input_ids"])
-        with torch.inference_mode(), self._config.patch(recompile_limit=LIMIT):
+        from torch._dynamo import config  # seconds, which only what compiles spends
+
+        patched: Any = config.patch(recompile_limit=LIMIT)
+        with torch.inference_mode(), patched:
             if self._copied:
                 torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             made = self._graph(**{name: _with_rows(value, rows) for name, value in inputs.items()})

@@ -66,6 +66,25 @@ def test_renewing_for_every_batch_does_not_start_a_clock_for_every_batch(monkeyp
     assert started[0] >= 1000
 
 
+def test_a_piece_of_work_may_have_more_and_the_next_one_has_what_all_have(monkeypatch):
+    import faulthandler
+
+    from hfbatch.watchdog import Watchdog
+
+    started = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, **_: started.append(round(seconds)))
+    dog = Watchdog(100)
+    dog.renew(1000)
+    with dog:
+        dog.renew(1000)
+        dog.renew()
+        dog.renew()
+        dog.renew(10)
+    dog.renew(1000)
+    Watchdog(None).renew(1000)
+    assert started == [105, 1050, 105, 105]
+
+
 @pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan"), 10**10, "soon"])
 def test_the_machine_file_takes_a_time_that_a_clock_can_have(value):
     with pytest.raises(SpecError, match="row_timeout_s"):
