@@ -10,18 +10,23 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._pytree import tree_map_only
 
 import hfbatch.engine
 from hfbatch import isolation
 from hfbatch.compiled import PATIENCE_S, Compiled, mode_of
 from hfbatch.layout import PaddedBatch
+from hfbatch.model import Predict
+from hfbatch.sequences import Sequences
 from hfbatch.shapes import FULL, Shapes, widths_up_to
 from hfbatch.spec import Machine
 from tests import models
+from tests.inline import plan_of
 from tests.test_lanes import predict_of
 from tests.zoo import text as zoo
 
@@ -55,8 +60,7 @@ class Compiler:
             if (shape := tuple(inputs["input_ids"].shape)) not in self.shapes:
                 self.before()
                 self.shapes.append(shape)
-            made = model(**inputs)
-            return type(made)(logits=self.change(made.logits))
+            return tree_map_only(torch.Tensor, self.change, model(**inputs))
 
         return run
 
@@ -117,6 +121,21 @@ def make(tmp_path, small):
     return made
 
 
+def assert_alike(one, other):
+    """Of Python's own values: floats nearly, all else exactly."""
+    assert type(one) is type(other)
+    if isinstance(one, float):
+        assert one == pytest.approx(other, abs=5e-5)
+    elif isinstance(one, dict):
+        assert_alike([*one.items()], [*other.items()])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for each, its in zip(one, other, strict=True):
+            assert_alike(each, its)
+    else:
+        assert one == other
+
+
 @given(st.integers(1, 40_000))
 def test_widths_are_few_rise_and_leave_little_to_padding(longest):
     widths = widths_up_to(longest)
@@ -172,6 +191,45 @@ def test_values_are_those_of_the_model_and_each_shape_is_compiled_once(make, tra
     assert meter.sequences == 2 * len(TEXTS)
     assert meter.padded_tokens % 512 == 0, "a batch costs its shape"
     assert meter.padded_tokens == 512 * meter.batches
+
+
+@pytest.mark.parametrize(
+    ("model", "head", "task", "params"),
+    [
+        ("bert", "BertForTokenClassification", "token-classification", {}),
+        ("bert", "BertForTokenClassification", "token-classification", {"aggregation_strategy": "average"}),
+        ("bert", "BertForMaskedLM", "fill-mask", {}),
+        ("bert", "BertForQuestionAnswering", "question-answering", {"top_k": 3}),
+        ("bert", "BertForSequenceClassification", "text-ranking", {}),
+        ("bert", "BertModel", "feature-extraction", {"pooling": "none"}),
+        ("roberta", "RobertaModel", "feature-extraction", {"pooling": "weighted_mean"}),
+        ("roberta", "RobertaModel", "feature-extraction", {"pooling": "last_token"}),
+        ("llama", "LlamaForSequenceClassification", "text-classification", {}),
+    ],
+)
+def test_every_task_over_text_gives_what_it_gives_without(tmp_path, compiler, model, head, task, params):
+    more = {"num_labels": 1} if task == "text-ranking" else {}
+    folder, found = getattr(zoo, model)(tmp_path / "model", head, **more), []
+    masked = [f"{text} [MASK]" for text in TEXTS] if task == "fill-mask" else TEXTS
+    names = {"text": masked, "query": TEXTS, "question": TEXTS, "context": TEXTS[::-1]}
+    pq.write_table(pa.table(names), tmp_path / "in.parquet")
+    job = {"task": task, "model": {"id": str(folder)}, "params": params, "output": {"path": str(tmp_path / "out")}}
+    job["input"] = {"path": str(tmp_path / "in.parquet")}
+    for machine in ({"packing": False}, {"compile": True, "max_batch_tokens": 512}):
+        plan = plan_of(job, **machine)
+        predict = Predict(plan.job.step, plan.machine, 1, gpu=False)
+        predict.unproven = False
+        sequences = predict.task.preprocess(pa.table(names))
+        outputs = predict.predict(sequences)[0]
+        columns = {name: column for name, column in sequences.columns.items() if name not in outputs.columns}
+        whole = Sequences(outputs.row, {**columns, **outputs.columns})
+        found.append(predict.task.postprocess(whole, pa.table(names)))
+    assert predict.engine.compiled.reason is None
+    assert 2 <= len(compiler.shapes) <= 5
+    for name in found[0].column_names:
+        one, other = (each[name].to_pylist() for each in found)
+        assert len(one) == len(TEXTS)
+        assert_alike(one, other)
 
 
 def test_a_shape_is_filled_up_by_half_at_most_and_a_few_rows_compile_nothing(make, compiler):
