@@ -72,7 +72,7 @@ class Batch(Protocol):
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """Keyword arguments of the model; attention_mask only where there is padding."""
+        """Keyword arguments of the model; attention_mask only where there is padding, or could be."""
         ...
 
     @property
