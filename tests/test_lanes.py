@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from hfbatch.lanes import MOST, Lanes, lanes_for
+from hfbatch.lanes import MOST, MOST_DECODING, Lanes, lanes_for
 from hfbatch.model import Predict
 from hfbatch.tasks.base import KEY
 from tests.inline import plan_of
@@ -164,6 +164,11 @@ def test_an_error_lets_go_of_what_its_batch_held():
 def test_there_are_at_most_as_many_as_threads_and_none_beside_a_model_that_remembers(tmp_path):
     plain = torch.nn.Linear(1, 1)
     assert [lanes_for(plain, threads) for threads in (1, 2, 7, 64)] == [1, 2, 7, MOST]
+    assert [lanes_for(plain, threads, decodes=True) for threads in (1, 2, 64)] == [1, 2, MOST_DECODING]
+    with torch.device("meta"):
+        large = torch.nn.Linear(2**15, 2**14)
+    assert lanes_for(large, 64) == MOST
+    assert lanes_for(large, 64, decodes=True) == 1
     from transformers import AutoModelForCausalLM
 
     scaled = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0, "original_max_position_embeddings": 64}

@@ -26,7 +26,7 @@ else:
 _ROWS = 128  # that run at once: more win nothing, and logits have the size of the vocabulary each
 _PROMPTS = 4  # so many prefills fill the budget: what is gained by more at once is little
 _HOST_PREFILL = 1024  # tokens: of more at once the activations outgrow a CPU's cache
-_HOST_BYTES = 2**30  # of keys and values in main memory, where nobody says that there is no more
+_HOST_BYTES = 2**30  # of keys and values in main memory; as many as the weights have, but no more than twice these
 
 
 class Running(Protocol):
@@ -62,6 +62,8 @@ class Decoder:
         self.rows: list[Row] = []
         self.slots = Slots(len(DynamicCache(config=model.config).layers), model.device)
         self._filling, self._allowed, self._front = True, 0, 0
+        weights = sum(each.nbytes for each in model.parameters())
+        self._host_bytes = min(max(_HOST_BYTES, weights), 2 * _HOST_BYTES)
         if front is not None and len(front):
             self.slots.fit(1, len(front), len(front))
             self._prefill([front], 0)
@@ -88,7 +90,7 @@ class Decoder:
             return self.budget
         layers = [layer.keys for layer in self.slots.layers if layer.keys is not None]
         size = int(sum(2 * keys.shape[1] * keys.shape[3] * keys.element_size() for keys in layers))
-        return min(self.budget, _HOST_BYTES // size) if size else 0
+        return min(self.budget, self._host_bytes // size) if size else 0
 
     def join(self, rows: Sequence[Row]) -> Tensor:
         """A prompt of several texts is computed once."""

@@ -117,7 +117,7 @@ class TextGeneration(Task):
         """Where rows can join and leave, forward wants all of them, and sees itself to what keys and values take."""
         self.schedules = self.generator.settle(model)
         if self.schedules:
-            self.batch_tokens = (65536, 65536)
+            self.batch_tokens = (32768, 65536)
 
     def way(self) -> str:
         """Continuous batching, or why not."""

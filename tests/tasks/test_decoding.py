@@ -169,7 +169,7 @@ def test_in_main_memory_rows_take_no_more_than_their_keys_and_values_may_have(zo
     with torch.inference_mode():
         running.join(rows[:1])
         per_token = sum(layer.keys[0, :, 0].nbytes + layer.values[0, :, 0].nbytes for layer in running.slots.layers)
-        monkeypatch.setattr(decoders, "_HOST_BYTES", 9 * 20 * per_token)
+        monkeypatch.setattr(running, "_host_bytes", 9 * 20 * per_token)
         assert running.admits(rows[1:]) == 8
         running.join(rows[1:9])
         assert running.admits(rows[9:]) == 0
