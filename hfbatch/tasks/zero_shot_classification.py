@@ -145,9 +145,10 @@ def _split(labels: str | list[str]) -> list[str]:
 
 def _contradiction_and_entailment(config: Any) -> list[int]:
     """The two logits that count, by transformers' rule. ValueError where no label is entailment."""
-    ids = [number for label, number in config.label2id.items() if label.lower().startswith("entail")]
+    known = config.label2id or {}
+    ids = [number for label, number in known.items() if label.lower().startswith("entail")]
     if not ids or config.num_labels < 2:
-        labels = ", ".join(str(label) for label in list(config.label2id)[:5])
+        labels = ", ".join(str(label) for label in list(known)[:5]) or "not named"
         raise ValueError(
             f"its labels are {labels}; this task takes a model trained on NLI, with 'entailment' and its opposite. "
             "If it is one, name its labels in the label2id of its config.json"

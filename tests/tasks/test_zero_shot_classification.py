@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -160,4 +162,12 @@ def test_bad_parameters_are_refused_before_anything_is_read(bert, tmp_path, para
 def test_a_model_that_knows_no_entailment_is_refused(tmp_path, labels):
     model = checkpoint(tmp_path / "model", labels=labels)
     with pytest.raises(SpecError, match="this task takes a model trained on NLI, with 'entailment'"):
+        plan_of(Case(TASK, model, {"text": ["good"]}, {"candidate_labels": "a"}).job(tmp_path))
+
+
+def test_a_model_whose_labels_have_no_numbers_is_refused(tmp_path):
+    model = checkpoint(tmp_path / "model", labels={"contradiction": 0, "entailment": 1})
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "label2id": None}))
+    with pytest.raises(SpecError, match="its labels are not named; this task takes a model trained on NLI"):
         plan_of(Case(TASK, model, {"text": ["good"]}, {"candidate_labels": "a"}).job(tmp_path))
