@@ -248,10 +248,10 @@ def test_a_row_that_float32_does_not_help_keeps_its_error(make_plan, monkeypatch
             raise torch.OutOfMemoryError("CUDA out of memory")
         return cast(tensor)
 
-    def no_room_for_the_batch(batch, model=None):
+    def no_room_for_the_batch(batch, model=None, **how):
         if model is not None and model.model.dtype == torch.float32:
             raise MemoryError
-        return forward(batch, model)
+        return forward(batch, model, **how)
 
     if failing == "the cast":
         monkeypatch.setattr(torch.Tensor, "float", no_room_for_the_head)
