@@ -82,8 +82,9 @@ class Engine:
         on_cpu = self.device.type == "cpu" and self.packer.open and pays()
         self.prepacked = on_cpu and prepack(model, self.task.batch_tokens[0])
         self.model, self.compiled = compiled_for(model, self.task, self.machine, self.device, self._tuner().tokens)
-        alone = self.device.type == "cuda" or self.machine.compile or self.task.adapted
-        alone, threads = alone or (self.task.generates and not self.task.schedules), torch.get_num_threads()
+        searches = self.task.generates and not self.task.schedules  # by model.generate
+        alone = self.device.type == "cuda" or self.machine.compile or self.task.adapted or searches
+        threads = torch.get_num_threads()
         self.lanes = Lanes(1 if alone else lanes_for(model, threads, self.task.schedules), threads)
 
     def _tuner(self) -> TokenBudget:
@@ -162,8 +163,6 @@ class Engine:
     def _arrive(self, work: Work, batch: Array, flight: Flight | RowError) -> None:
         """The results of a batch; where there are none those of its halves, and so on."""
         outputs = flight if isinstance(flight, RowError) else self._attempt(lambda: self._land(flight))
-        if not isinstance(flight, RowError):
-            self._finished.pop(id(flight.batch), None)
         if not isinstance(outputs, RowError):
             work.results.keep(batch, outputs)
             return self._count(batch, work.lengths)
@@ -260,6 +259,7 @@ class Engine:
     def _land(self, flight: Flight) -> dict[str, Column]:
         """The results of a batch on the host."""
         columns, seconds = flight.landed()
+        self._finished.pop(id(flight.batch), None)  # now they count as all others do
         self.renew()
         self.meter.forward_s += seconds / self.lanes.count
         self._last_s = seconds

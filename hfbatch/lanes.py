@@ -16,7 +16,8 @@ import torch
 T = TypeVar("T")
 
 MOST = 8  # more would wait for the interpreter's lock, which every operator takes for a moment
-MOST_DECODING, SMALL = 2, 2**30  # each reads all weights for every token: there are two of at most so many bytes
+MOST_DECODING = 2  # each reads all weights for every token
+SMALL = 2**30  # bytes of weights: of larger ones there is one
 REMEMBERS = ("dynamic", "longrope")  # kinds of rotary positions that a forward changes for the next one
 
 
@@ -43,5 +44,7 @@ def lanes_for(model: Any, threads: int, decodes: bool = False) -> int:
     """How many forwards of `model` may share a CPU of so many threads. `decodes`: they write texts token by token."""
     kinds = (str(getattr(module, "rope_type", "")) for module in model.modules())
     weights = sum(each.nbytes for each in model.parameters())
-    most = MOST if not decodes else MOST_DECODING if weights <= SMALL else 1
+    most = MOST
+    if decodes:
+        most = MOST_DECODING if weights <= SMALL else 1
     return 1 if any(word in kind for kind in kinds for word in REMEMBERS) else min(threads, most)
