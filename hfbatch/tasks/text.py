@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,8 @@ _POSITIONS_AFTER_PADDING = frozenset(
     "xlm-roberta xlm-roberta-xl xmod".split()
 )
 
+
+_Long: TypeAlias = tuple[str, list[int], list[int]]  # a text with all of its token ids and types
 
 _LONG = 64  # characters a token: texts over twice that many are first cut to it
 MOST_CHARACTERS = 10_000_000  # tokenised at once, at some 200 bytes of memory each
@@ -75,10 +77,9 @@ def tokenise(tokenizer: Any, config: Any, params: TextParams, texts: list[str]) 
     over = np.flatnonzero(lengths > limit) if limit is not None else np.zeros(0, dtype=np.int64)
     errors: dict[int, RowError] = {}
     if len(over) and params.truncation:
-        cut_ids, cut_types = _encode(tokenizer, [texts[i] for i in over], max_length=limit)
-        for position, row in enumerate(over):
-            ids[row] = cut_ids[position]
-            types[row] = cut_types[position]
+        assert limit is not None
+        for row, cut in zip(over, _cut(tokenizer, [(texts[i], ids[i], types[i]) for i in over], limit), strict=True):
+            ids[row], types[row] = cut
     elif len(over):
         more = {i: "over " if len(texts[i]) < len(whole[i]) else "" for i in over}
         errors = {int(i): RowError("too_long", f"{more[i]}{lengths[i]} tokens, the limit is {limit}") for i in over}
@@ -111,6 +112,26 @@ def beginning(tokenizer: Any, text: str, limit: int) -> str:
         return text
     after = text[encoding.token_to_chars(limit).end : size]
     return text[:size] if any(not sign.isalnum() for sign in after[: len(after) // 2]) else text
+
+
+def _cut(tokenizer: Any, long: list[_Long], limit: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Token ids and types of `long` texts, as the tokenizer cuts them to `limit`.
+
+    It leaves out what stands before the special tokens at the end. Where the first text shows that it does, it need not
+    see the others a second time.
+    """
+
+    def shortened(values: list[int]) -> list[int]:
+        return values[: limit - after] + values[max(0, len(values) - after) :]
+
+    texts = [text for text, _, _ in long]
+    if tokenizer.is_fast and tokenizer.truncation_side == "right":
+        special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+        after = next((number for number, each in enumerate(reversed(special)) if not each), limit)
+        made = [(shortened(ids), shortened(types)) for _, ids, types in long]
+        if made[:1] == list(zip(*_encode(tokenizer, texts[:1], limit), strict=True)):
+            return iter(made)
+    return zip(*_encode(tokenizer, texts, limit), strict=True)
 
 
 def _encode(tokenizer: Any, texts: list[str], max_length: int | None = None) -> tuple[list[list[int]], list[list[int]]]:

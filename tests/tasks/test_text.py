@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
+from hfbatch.tasks import text as text_module
 from hfbatch.tasks.text import TextParams, model_max_length, tokenise
 from tests.models import sentences
 from tests.tasks.contract import Case, assert_close, check
@@ -54,3 +55,44 @@ def test_max_length_lowers_the_limit_and_never_raises_it(classifier):
 def test_no_text_gives_no_sequence(classifier):
     tokenizer, config = AutoTokenizer.from_pretrained(classifier), AutoConfig.from_pretrained(classifier)
     assert len(tokenise(tokenizer, config, TextParams(), [])) == 0
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("name", ["classifier", "roberta", "minilm"])
+def test_long_texts_are_cut_as_the_tokenizer_cuts_them(request, name, side):
+    """Ids, types and special tokens, also where a text itself spells a special token or is longer by one."""
+    folder = request.getfixturevalue(name)
+    tokenizer, config = (kind.from_pretrained(folder) for kind in (AutoTokenizer, AutoConfig))
+    tokenizer.truncation_side = side
+    word = tokenizer.sep_token
+    texts = [" ".join(sentences(40, longest=12)), "good " * 29, "good " * 30 + word, f"{word} " * 90, "good " * 31, "x"]
+    made = tokenise(tokenizer, config, TextParams(max_length=30), texts)
+    expected = tokenizer(texts, truncation=True, max_length=30)
+    assert [ids.tolist() for ids in made.ragged("input_ids")] == expected["input_ids"]
+    if "token_type_ids" in made.columns:
+        assert [types.tolist() for types in made.ragged("token_type_ids")] == expected["token_type_ids"]
+    assert made["truncated"].tolist() == [True, True, True, True, True, False]
+
+
+def test_texts_are_cut_by_a_tokenizer_that_does_it_another_way(minilm):
+    """One that keeps no token of the text's end, but marks what it cut."""
+    tokenizer, config = AutoTokenizer.from_pretrained(minilm), AutoConfig.from_pretrained(minilm)
+
+    class Marking(type(tokenizer)):
+        def __call__(self, *args, max_length=None, **options):
+            made = super().__call__(*args, max_length=max_length, **options)
+            if max_length is not None:
+                made["input_ids"] = [[*ids[:-1], 103] if len(ids) == max_length else ids for ids in made["input_ids"]]
+            return made
+
+    tokenizer.__class__ = Marking
+    made = tokenise(tokenizer, config, TextParams(max_length=8), ["good " * 20, "bad " * 20, "fine"])
+    assert [int(ids[-1]) for ids in made.ragged("input_ids")] == [103, 103, tokenizer.sep_token_id]
+
+
+def test_a_long_text_is_tokenised_once(minilm, monkeypatch):
+    tokenizer, config = AutoTokenizer.from_pretrained(minilm), AutoConfig.from_pretrained(minilm)
+    seen, encode = [], text_module._encode
+    monkeypatch.setattr(text_module, "_encode", lambda *given: seen.extend(given[1]) or encode(*given))
+    tokenise(tokenizer, config, TextParams(max_length=8), [f"{number} good " * 20 for number in range(50)])
+    assert len(seen) == 51  # and one of them again, to see how it is cut
