@@ -51,19 +51,21 @@ class Chain:
         self.between = [Postprocess(step) for step in job.chain[:-1]]
         self.rails = Guardrails(job)
 
-    def __call__(self, block: pa.Table, died: bool = False) -> pa.Table:
+    def __call__(self, block: pa.Table, died: bool = False, ready: bool = False) -> pa.Table:
         """The block with what all steps made, but the last step's results as its model gave them.
 
-        `died`: a process died over this block, so the models work in child processes. Raises what Predict does.
+        `died`: a process died over this block, so the models work in child processes. `ready`: it has the first step's
+        model inputs, as with `staged`. Raises what Predict does.
         """
         before, stats = col.ticket_of(block), dict[str, Mapping[str, float]]()
         with shared(len(self.parts) > 1):
             for number, predict in enumerate(self.parts):
                 if number:
                     block = col.bare(block)
-                if number or not self.staged:
+                made = not number and (ready or self.staged)
+                if not made:
                     block = begun(predict.step, self.rails.before(number, block))
-                block = (Isolated(predict) if died else predict)(block)
+                block = Isolated(predict)(block) if died else predict(block, ready=made)
                 if number < len(self.between):
                     with predict.watchdog:
                         block = self.between[number](block)

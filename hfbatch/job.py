@@ -56,11 +56,11 @@ class Step:
             hub.fetch(companion)
         return hub.fetch(self.model, code=self.trust_remote_code)
 
-    def make_task(self) -> Task:
-        """The task with its config and tokenizer."""
+    def make_task(self, *, own: bool = False) -> Task:
+        """The task with its config and tokenizer. `own`: one that nobody else has, for another thread."""
         folder = hub.fetch(self.model, weights=False, code=self.trust_remote_code)
         source = source_of(self.model, folder, self.trust_remote_code, self.companions)
-        return load_task(self.task, self.params, source, self.given)
+        return load_task(self.task, self.params, source, self.given, own=own)
 
     def problem_with_head(self, missing: list[str]) -> Problem:
         """The checkpoint lacks weights that the task needs."""
@@ -223,17 +223,25 @@ def source_of(
     return Source(folder, trust_remote_code, model.code_revision, beside, model.commit)
 
 
-def load_task(name: str, params: Mapping[str, Any], source: Source, given: pa.Schema | None = None) -> Task:
-    """The task `name` for the checkpoint in `source`; loaded once a process.
+def load_task(
+    name: str, params: Mapping[str, Any], source: Source, given: pa.Schema | None = None, *, own: bool = False
+) -> Task:
+    """The task `name` for the checkpoint in `source`; loaded once a process, or anew: `own`.
 
     ValueError, OSError, KeyError: the checkpoint cannot serve it. AccessRefused: it wants to run code.
     """
+    if own:
+        return _task_of(name, canonical(params), _checkpoint.__wrapped__(source), given)
     return _load_task(name, canonical(params), source, given)
 
 
 @lru_cache(maxsize=16)
 def _load_task(name: str, params: str, source: Source, given: pa.Schema | None) -> Task:
-    task, checkpoint = tasks.find(name), _checkpoint(source)
+    return _task_of(name, params, _checkpoint(source), given)
+
+
+def _task_of(name: str, params: str, checkpoint: Checkpoint, given: pa.Schema | None) -> Task:
+    task = tasks.find(name)
     heads.check(task.auto_class(checkpoint.config), checkpoint.config)
     checkpoint.require(task.needs)
     return task(task.Params.model_validate_json(params), checkpoint, given)

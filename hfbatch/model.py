@@ -62,8 +62,10 @@ class Predict:
         self._place: Callable[[int], str] = "row {}".format
         self.load_s = time.perf_counter() - started
 
-    def __call__(self, table: pa.Table) -> pa.Table:
+    def __call__(self, table: pa.Table, ready: bool = False) -> pa.Table:
         """Takes the `_hfbatch_in.*` columns of the model away, adds the `_hfbatch_out.*` ones.
+
+        `ready`: they are there already, although this has a `preprocess`.
 
         SystemicError when nearly all of the first rows fail alike; DeviceLost when no later batch could succeed.
         """
@@ -75,11 +77,12 @@ class Predict:
         ticket = col.ticket_of(table)
         if ticket.base is not None:
             self.unproven = False  # rows that failed where others went through: no sample of the data
+        preprocess = None if ready else self.preprocess
         with self.watchdog:
-            if self.preprocess is not None and self.task.streams and ticket.rows:
-                made = windows(table, self.preprocess, self.engine.announce)
+            if preprocess is not None and self.task.streams and ticket.rows:
+                made = windows(table, preprocess, self.engine.announce)
                 return joined(table, [self._window(*window) for window in made])
-            return self._predicted(self._preprocessed(table))
+            return self._predicted(self._preprocessed(table, preprocess))
 
     def _window(self, first: int, rows: pa.Table) -> pa.Table:
         """The results of some rows of a block, which are there as model inputs; `first` is their place in it."""
@@ -88,12 +91,12 @@ class Predict:
         self._judge_sample(rows, errors_in(rows.slice(0, SAMPLE)))
         return self._predicted(rows)
 
-    def _preprocessed(self, table: pa.Table) -> pa.Table:
+    def _preprocessed(self, table: pa.Table, preprocess: Preprocess | None) -> pa.Table:
         self.engine.first = 0
         sample = table.slice(0, SAMPLE if self.unproven else 0)
         if len(sample) and col.ticket_of(table).rows:
-            self._judge_sample(table, errors_in(sample if self.preprocess is None else self.preprocess(sample)))
-        return table if self.preprocess is None else self.preprocess(table)
+            self._judge_sample(table, errors_in(sample if preprocess is None else preprocess(sample)))
+        return table if preprocess is None else preprocess(table)
 
     def _judge_sample(self, table: pa.Table, errors: dict[int, RowError]) -> None:
         """Refuse what made the first rows of `table` fail alike before the model saw them."""

@@ -6,29 +6,25 @@ after it. What a pass did not commit, the next one runs again.
 
 from __future__ import annotations
 
-import os
 import pickle
-import socket
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import ray
 import ray.data
 
-from hfbatch import source, tasks
+from hfbatch import source
 from hfbatch.access import redact
-from hfbatch.cluster import Guard, Pool, connected, start_tally, throttled
-from hfbatch.columns import errors_so_far, ticket_of
+from hfbatch.cluster import Guard, Pool, connected, start_tally
+from hfbatch.columns import ticket_of
 from hfbatch.errors import SystemicError
-from hfbatch.job import Job
 from hfbatch.lease import Lease
 from hfbatch.ledger import Ledger
 from hfbatch.logs import event
-from hfbatch.metrics import Metrics
 from hfbatch.planner import Plan
 from hfbatch.postprocess import Finish
 from hfbatch.preprocess import Start
@@ -36,15 +32,13 @@ from hfbatch.records import Agreed, Receipt
 from hfbatch.report import Progress
 from hfbatch.shards import Shard
 from hfbatch.sink import Commit
-from hfbatch.spec import Machine
-from hfbatch.startup import uncollected
 from hfbatch.stopping import Stopping, interruptible
-from hfbatch.tally import DeviceLost, Failure, Snapshot
+from hfbatch.tally import Failure, Snapshot
 from hfbatch.watch import Watch
+from hfbatch.worker import RETRIES, Run, Worker, calls_at_once, prepares
 
 WAVE = 2000  # shards that Ray Data is given at once: it keeps about 40 KiB of each in the driver until all are done
 PASSES = 3  # over shards that were lost to a dying worker; one that no pass commits is Incomplete
-RETRIES = 2  # of a block whose process died, in one pass; Ray Data's default, for tasks and actors, is for ever
 FEW = 8  # shards for each actor: of so few an actor gets the next one when it is free, about 0.1 s later
 READ_CPUS, FINISH_CPUS = 0.5, 0.4  # unlike each other and the actors', so that Ray does not fuse the stages
 
@@ -72,18 +66,6 @@ def run_passes(
                     break
                 todo = left
         return replace(watching.snapshot(), foreseen=watching.foreseen)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the stages need to know."""
-
-    job: Job
-    machine: Machine
-    id: str
-    plan: int  # number of the agreed plan
-    proven: bool  # results committed before this run show that the code works
-    budgets: Mapping[str, Mapping[str, int]]  # see `budgets_of`
 
 
 def budgets_of(receipts: Iterable[Receipt]) -> dict[str, dict[str, int]]:
@@ -139,15 +121,15 @@ def _stages(run: Run, pool: Pool, tally: Any) -> Callable[[ray.data.Dataset], ra
         """One process that keeps the model resident."""
 
         def __init__(self) -> None:
-            self.guard = Guard("predict", lambda: _model_step(run, pool, tally), tally)
+            self.guard = Guard("predict", lambda: Worker(run, pool, tally), tally)
 
         def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
             return self.guard(block)
 
     def connect(rows: ray.data.Dataset) -> ray.data.Dataset:
-        actor = _actor_options(pool, shards=rows.count())
+        actor = _actor_options(pool, calls_at_once(run, pool), shards=rows.count())
         rows = _map_blocks(rows, read, num_cpus=READ_CPUS, max_retries=RETRIES)
-        if not _preprocess_in_actor(job, pool):
+        if not prepares(job, pool):
             rows = _map_blocks(rows, preprocess, num_cpus=READ_CPUS, max_retries=RETRIES)
         rows = _map_blocks(rows, Actor, **actor)
         return _map_blocks(rows, finish, num_cpus=FINISH_CPUS, max_retries=RETRIES)
@@ -155,68 +137,7 @@ def _stages(run: Run, pool: Pool, tally: Any) -> Callable[[ray.data.Dataset], ra
     return connect
 
 
-def _model_step(run: Run, pool: Pool, tally: Any) -> Callable[[pa.Table], pa.Table]:
-    """What an actor does with a block; over a shard that a process died of, the model works in a child process."""
-    with uncollected():
-        return _load_step(run, pool, tally)
-
-
-def _load_step(run: Run, pool: Pool, tally: Any) -> Callable[[pa.Table], pa.Table]:
-    from hfbatch.chain import Chain  # torch, which only this process needs
-
-    _refuse_to_load_for_ever(ray.get(tally.load.remote()), pool)
-    job, in_actor = run.job, pool.cpu_steps_in_actor
-    metrics = Metrics(job.name, job.task)
-    report = metrics.beside(throttled(tally, f"{socket.gethostname()}:{os.getpid()}"))
-    staged = not _preprocess_in_actor(job, pool)
-    chain = Chain(job, run.machine, pool.threads, staged=staged, report=report, gpu=pool.gpus > 0)
-    chain.recall(run.budgets)
-    if run.proven or ray.get(tally.works.remote()):
-        chain.prove()
-    finish = Finish(job, run.id) if in_actor else None
-    ray.get(tally.loaded.remote())
-
-    def step(block: pa.Table) -> pa.Table:
-        shard = ticket_of(block).shard
-        died = ray.get(tally.enter.remote(shard))
-        try:
-            made = chain(block, died > 0)
-            ticket = ticket_of(made)
-            if finish is not None:
-                with chain.last.watchdog:
-                    made = finish(made)
-        except (SystemExit, DeviceLost):
-            raise  # this process ends of it, which is to be counted
-        except BaseException:
-            ray.get(tally.leave.remote(shard))
-            raise
-        metrics.record(chain.meter)
-        errors = made["error"] if finish is not None else errors_so_far(made)
-        metrics.record_errors(errors.drop_null().to_pylist())
-        ray.get(tally.leave.remote(shard, (ticket.rows + ticket.carried, int(ticket.stats["errors"]))))
-        return made
-
-    return step
-
-
-def _refuse_to_load_for_ever(begun: int, pool: Pool) -> None:
-    """SystemicError once each actor may have died RETRIES times over it: Ray begins anew each time, without end.
-
-    `begun`: loads since the last that came through. As many as the pool has actors may be under way.
-    """
-    if begun > pool.size.max * (1 + RETRIES):
-        raise SystemicError(
-            f"{begun - pool.size.max} processes or more died while they loaded the model, and none came through; was "
-            "there too little memory for it? Take fewer actors a node, or larger nodes, and run the same command again"
-        )
-
-
-def _preprocess_in_actor(job: Job, pool: Pool) -> bool:
-    """Whether the step before the model runs beside it: on CPUs, and where inputs are too large to send."""
-    return pool.cpu_steps_in_actor or tasks.find(job.chain[0].task).streams
-
-
-def _actor_options(pool: Pool, shards: int) -> dict[str, Any]:
+def _actor_options(pool: Pool, calls: int, shards: int) -> dict[str, Any]:
     """Where shards are few for several actors, none waits in line at one of them while another has nothing to do."""
     in_flight = 1 if pool.size.max > 1 and shards <= FEW * pool.size.max else 2
     options: dict[str, Any] = {
@@ -225,7 +146,9 @@ def _actor_options(pool: Pool, shards: int) -> dict[str, Any]:
             max_size=pool.size.max,
             initial_size=pool.start,
             max_tasks_in_flight_per_actor=in_flight,
+            enable_true_multi_threading=calls > 1,
         ),
+        "max_concurrency": min(calls, in_flight),
         "num_cpus": pool.cpus,
         "max_restarts": -1,
         "max_task_retries": RETRIES,

@@ -21,7 +21,7 @@ from hfbatch.limit import matches
 from hfbatch.media import read_media
 from hfbatch.reuse import Reuse, reuse_of
 from hfbatch.sequences import Array, Sequences, concat
-from hfbatch.tasks.base import KEY
+from hfbatch.tasks.base import KEY, Task
 
 if TYPE_CHECKING:
     from hfbatch.job import Job, Step
@@ -52,10 +52,10 @@ def begun(step: Step, block: pa.Table) -> pa.Table:
 class Preprocess:
     """A callable of blocks; holds the task with its tokenizer."""
 
-    def __init__(self, step: Step, reuse: Reuse | None = None) -> None:
-        """`reuse`: what leaves out rows whose result is there already."""
+    def __init__(self, step: Step, reuse: Reuse | None = None, task: Task | None = None) -> None:
+        """`reuse`: what leaves out rows whose result is there already. `task`: another than the process's."""
         self.step, self.reuse = step, reuse
-        self.task = step.make_task()
+        self.task = task or step.make_task()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Adds the `_hfbatch_in.*` columns; errors go into the error column."""
@@ -87,9 +87,10 @@ class Preprocess:
 class Start:
     """A callable of blocks, from the source: the rules for the input, and preprocess of the first step."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, task: Task | None = None) -> None:
+        """`task`: see Preprocess."""
         first = job.chain[0]
-        self.rails, self.preprocess = Guardrails(job), Preprocess(first, reuse_of(job, first))
+        self.rails, self.preprocess = Guardrails(job), Preprocess(first, reuse_of(job, first), task)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Adds what Preprocess does."""

@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TORCH = frozenset(
     "model engine lanes devices packing readout packer prepacked compiled loading layout precision results".split()
 )
-RAY = frozenset("source cluster onemachine watch passes startup metrics jobserver trial raydata".split())
+RAY = frozenset("source cluster onemachine watch passes worker startup metrics jobserver trial raydata".split())
 # Later layers may import earlier ones, never the other way round. Modules of one line share a layer.
 LAYERS = [
     "errors",
@@ -47,7 +47,7 @@ LAYERS = [
     "pairing comparison comparison_html tallies comparing",
     "again",
     "recheck",
-    "watch trial",
+    "watch trial worker",
     "passes",
     "pipeline",
     "submit",

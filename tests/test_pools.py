@@ -18,7 +18,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 import hfbatch
-from hfbatch import passes
+from hfbatch import passes, worker
 from hfbatch.cluster import pool_for
 from hfbatch.errors import SpecError, SystemicError
 from hfbatch.ledger import Ledger
@@ -120,8 +120,8 @@ SHARDS, ROWS = 9, 20  # of each
 
 
 def on_the_cpu(run, pool, tally):
-    """In place of passes._model_step."""
-    return passes._model_step(run, replace(pool, gpus=0.0), tally)
+    """In place of worker.Worker."""
+    return worker.Worker(run, replace(pool, gpus=0.0), tally)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_a_pool_without_gpus_grows_from_one_actor_while_shards_wait(run, meeting
 @pytest.mark.slow
 def test_a_pool_on_gpus_begins_with_all_of_them_and_outlives_a_node(nodes, run, meeting, monkeypatch):
     """Three actors hold a shard each when a node goes; the other two do its work, and the Hub was asked once."""
-    monkeypatch.setattr(passes, "_model_step", on_the_cpu)
+    monkeypatch.setattr(passes, "Worker", on_the_cpu)
     node = nodes.cluster.add_node(num_cpus=1, num_gpus=1)
     lost = []
 

@@ -91,3 +91,38 @@ def test_the_machine_file_takes_a_time_that_a_clock_can_have(value):
         load_machine({"row_timeout_s": value})
     assert load_machine({}).row_timeout_s == 600
     assert load_machine({"row_timeout_s": None}).row_timeout_s is None
+
+
+def test_of_two_threads_the_one_that_hangs_ends_the_process_whatever_the_other_does():
+    code = """
+import threading
+def busy():
+    with (dog := Watchdog(0.4)):
+        for _ in range(200):
+            time.sleep(0.05)
+            dog.renew()
+threading.Thread(target=busy, daemon=True).start()
+with Watchdog(0.5):
+    time.sleep(5)
+print('still there')
+"""
+    ended = run(code)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "Timeout" in ended.stderr
+
+
+def test_a_thread_that_is_done_leaves_the_others_their_time():
+    code = """
+import threading
+def short():
+    with Watchdog(0.3):
+        time.sleep(0.1)
+thread = threading.Thread(target=short)
+with Watchdog(2):
+    thread.start()
+    time.sleep(0.7)
+time.sleep(2)
+print('still there')
+"""
+    ended = run(code)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "still there\n", "")
