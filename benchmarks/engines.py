@@ -93,7 +93,7 @@ def ray_data(setting: Setting, batch: int) -> Runner:
     def run(rows: list[int]) -> Ran:
         data, out = _subset(setting, rows), _empty(Path(setting.scratch) / "ray")
         started = time.perf_counter()
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         ray.data.DataContext.get_current().enable_progress_bars = False
         pool = ray.data.ActorPoolStrategy(size=1)
         gpus = {"num_gpus": 1} if setting.device != "cpu" else {}

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -62,15 +63,12 @@ def calls_at_once(run: Run, pool: Pool) -> int:
 
 
 class Worker:
-    """A callable of blocks that keeps the models of a job resident. Over a shard that a process died of, they work in a
-    child process.
-    """
+    """A callable of blocks that keeps the models of a job resident; over a shard that a process died of, in a child."""
 
     def __init__(self, run: Run, pool: Pool, tally: Any) -> None:
         """Raises what loading the models does; SystemicError where too many processes died of it."""
         self.run, self.tally = run, tally
         self._line, self._models = threading.Lock(), threading.Lock()
-        self._start: Start | None = None  # for the line, once there is one
         self._ahead, self._watchdog = calls_at_once(run, pool) > 1, Watchdog(run.machine.row_timeout_s)
         with uncollected():
             self._load(pool)
@@ -102,13 +100,16 @@ class Worker:
         finally:
             self._models.release()
 
+    @cached_property
+    def _start(self) -> Start:
+        """The line's, with a task of its own: a tokenizer may not be set up by one thread while another uses it."""
+        return Start(self.run.job, self.run.job.chain[0].make_task(own=True))
+
     def _made_ready(self, block: pa.Table) -> pa.Table | None:
-        """The block with model inputs, made by a task that no other thread has; None where a process died over it."""
+        """The block with model inputs; None where a process died over it, or beside it, as both are suspects then."""
         shard = ticket_of(block).shard
         with self._entered(shard) as died, self._watchdog:
-            if not died and self._start is None:
-                self._start = Start(self.run.job, self.run.job.chain[0].make_task(own=True))
-            ready = None if died or self._start is None else self._start(block)
+            ready = None if died else self._start(block)
         ray.get(self.tally.leave.remote(shard))
         return ready
 
