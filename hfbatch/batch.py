@@ -18,25 +18,33 @@ from hfbatch.sequences import Array
 
 FIXED_COST = 1 / 32  # of a full batch; measured on CPU: about 60 tokens' time for a budget of 2,048
 RECTANGLE = 2  # budgets that the rectangle around a packed batch may take, which embeddings and heads still see
+SMALLEST = 256  # tokens: of less than that a batch is not made for the sake of another lane
 
 
 def cut(
-    lengths: Array, room: Callable[[], tuple[int, int]], kinds: Array | None = None, packed: bool = False
+    lengths: Array,
+    room: Callable[[], tuple[int, int]],
+    kinds: Array | None = None,
+    packed: bool = False,
+    lanes: int = 1,
 ) -> Iterator[Array]:
     """Batches as index arrays, longest first; each index of `lengths` (sequences,) appears exactly once.
 
     `room` is asked before each batch for the most (tokens, sequences) that it may have, so that a run can learn while
     it is under way; a sequence longer than that gets a batch of its own. With `kinds` (sequences,) only those of one
-    kind share a batch. Equal lengths keep their order, and an empty sequence counts as of one token, so the cut is
-    deterministic. A few microseconds a batch.
+    kind share a batch. `lanes` of them are computed at a time, and the last ones get smaller, so that all have work to
+    the end. Equal lengths keep their order, and an empty sequence counts as of one token, so the cut is deterministic.
+    A few microseconds a batch.
     """
     parts = [np.arange(len(lengths))]
     if kinds is not None:
         parts = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
     left = [_Sorted(part, np.asarray(lengths, dtype=np.int64)[part]) for part in parts if len(part)]
     while left:
-        longest = max(left, key=lambda sequences: sequences.longest)
-        yield longest.take(*room(), packed)
+        longest, (most, rows) = max(left, key=lambda sequences: sequences.longest), room()
+        if lanes > 1:
+            most = min(most, max(SMALLEST, sum(sequences.left for sequences in left) // lanes))
+        yield longest.take(most, rows, packed)
         left = [sequences for sequences in left if not sequences.over]
 
 
@@ -51,6 +59,11 @@ class _Sorted:
     @property
     def over(self) -> bool:
         return self.start == len(self.order)
+
+    @property
+    def left(self) -> int:
+        """Tokens that are not taken."""
+        return int(self.tokens[-1] - self.tokens[self.start])
 
     @property
     def longest(self) -> int:

@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -63,11 +64,22 @@ def stopwatch(device: torch.device) -> Callable[[], Callable[[], float]]:
 
 
 def peaks(device: torch.device) -> dict[str, float]:
-    """Bytes: the most memory this process, and its device, have held."""
-    found = {"peak_rss": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
+    """Bytes: the most memory this process, and its device, have held; Ray's object store, which is everybody's, aside."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found = {"peak_rss": float(max(0, most - shared_bytes()))}
     if device.type == "cuda":
         found["peak_gpu"] = float(torch.cuda.max_memory_allocated(device))
     return found
+
+
+def shared_bytes() -> int:
+    """Of the memory that counts as this process's, how much it shares with others; 0 where the system does not say."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    kib = next((line.split()[1] for line in status.splitlines() if line.startswith("RssShmem:")), "0")
+    return int(kib) * 1024
 
 
 @contextmanager

@@ -154,7 +154,7 @@ class Engine:
         if self.compiled and (shapes := self.compiled.shapes):
             return shapes.cut(work.lengths[part], lambda: self.budget)
         kinds = None if work.shapes is None else work.shapes[part]
-        return cut(work.lengths[part], lambda: (self.budget, self.max_rows), kinds, self.packer.on)
+        return cut(work.lengths[part], lambda: (self.budget, self.max_rows), kinds, self.packer.on, self.lanes.count)
 
     def _started(self, work: Work, batch: Array, first: bool = False) -> Flight | RowError:
         """What failed in a compiled model goes through the model itself: `first` it is compiled."""

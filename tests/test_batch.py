@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfbatch.batch import halve, pack_by_length, padded_tokens
+from hfbatch.batch import SMALLEST, cut, halve, pack_by_length, padded_tokens
 
 lengths = st.lists(st.integers(0, 600), max_size=200).map(lambda values: np.array(values, dtype=np.int64))
 
@@ -27,6 +27,35 @@ def test_sequences_of_different_kinds_never_share_a_batch(lengths, max_tokens, m
         assert len(set(kinds[batch].tolist())) == 1
         assert len(batch) <= max_rows
         assert len(batch) == 1 or padded_tokens(batch, lengths) <= max_tokens
+
+
+def cut_for(lanes, lengths, max_tokens, packed=True):
+    return list(cut(np.asarray(lengths), lambda: (max_tokens, 1024), None, packed, lanes))
+
+
+@given(lengths, st.integers(1, 4096), st.integers(2, 8), st.booleans())
+def test_for_several_lanes_no_batch_is_larger_and_none_is_left_out(lengths, max_tokens, lanes, packed):
+    batches = cut_for(lanes, lengths, max_tokens, packed)
+    assert sorted(np.concatenate(batches).tolist() if batches else []) == list(range(len(lengths)))
+    for batch in batches:
+        tokens = int(np.maximum(lengths[batch], 1).sum()) if packed else padded_tokens(batch, lengths)
+        assert len(batch) == 1 or tokens <= max_tokens
+
+
+@given(st.lists(st.integers(1, 60), min_size=100, max_size=400), st.integers(512, 4096), st.integers(2, 8))
+def test_lanes_that_take_the_next_batch_when_they_are_free_end_together(lengths, max_tokens, lanes):
+    """To the smallest batch: a lane's time is its tokens."""
+    lengths, busy = np.array(lengths), np.zeros(lanes)
+    for batch in cut_for(lanes, lengths, max_tokens):
+        busy[busy.argmin()] += lengths[batch].sum()
+    assert busy.max() - busy.min() <= SMALLEST
+
+
+def test_a_few_rows_are_dealt_to_all_lanes_and_batches_before_the_last_are_full():
+    assert [len(batch) for batch in cut_for(1, [512] * 4, 2048)] == [4]
+    assert [len(batch) for batch in cut_for(2, [512] * 4, 2048)] == [2, 1, 1]
+    assert [len(batch) for batch in cut_for(2, [20] * 10, 2048)] == [10], "too few to share"
+    assert [len(batch) for batch in cut_for(2, [64] * 200, 2048)][:5] == [32] * 5
 
 
 def test_a_sequence_longer_than_the_budget_gets_its_own_batch():
