@@ -64,7 +64,7 @@ def stopwatch(device: torch.device) -> Callable[[], Callable[[], float]]:
 
 
 def peaks(device: torch.device) -> dict[str, float]:
-    """Bytes: the most memory this process, and its device, have held; Ray's object store, which is everybody's, aside."""
+    """Bytes: the most memory this process, and its device, have held. Ray's object store is not counted."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     found = {"peak_rss": float(max(0, most - shared_bytes()))}
     if device.type == "cuda":

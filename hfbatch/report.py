@@ -132,7 +132,7 @@ class RunReport(BaseModel):
     forward_share: float  # of the time between the first and the last batch, mean over actors
     actors: int
     seconds: Seconds
-    peak_memory_bytes: int  # of the largest actor process
+    peak_memory_bytes: int  # of the largest actor process, without what Ray's object store shares
     peak_gpu_bytes: int
     bytes_written: int
     versions: dict[str, str]
