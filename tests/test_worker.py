@@ -183,10 +183,17 @@ def test_which_jobs_have_two_blocks_in_hand(job, changes, machine, calls):
     assert calls_at_once(run_of(plan), pool_for(plan.machine, [{"CPU": 2.0}])) == calls
 
 
-def test_several_steps_and_large_inputs_have_one_block_in_hand(job, classifier):
+def test_several_steps_have_one_block_in_hand(job):
     step = {"task": job.pop("task"), "model": job.pop("model")}
     steps = [{"name": "a", **step}, {"name": "b", **step}]
     plan = plan_of({**job, "steps": steps})
+    assert calls_at_once(run_of(plan), pool_for(plan.machine, [{"CPU": 2.0}])) == 1
+
+
+def test_large_inputs_have_one_block_in_hand(job, monkeypatch):
+    """Images and sound are made a few rows at a time, beside the model."""
+    plan = plan_of(job)
+    monkeypatch.setattr(type(plan.job.chain[0].make_task()), "streams", True)
     assert calls_at_once(run_of(plan), pool_for(plan.machine, [{"CPU": 2.0}])) == 1
 
 
